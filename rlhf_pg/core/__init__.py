@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: returns, baselines, KL, losses and the one learner."""

@@ -1,0 +1,65 @@
+"""From a rollout to advantages and value targets, as a LearnerConfig asks."""
+
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from rlhf_pg.core import baselines, returns
+from rlhf_pg.core.algorithms import Baseline, LearnerConfig
+from rlhf_pg.core.masked import Reduce, alone, whiten, zero_padding
+from rlhf_pg.core.rollout import Rollout
+
+
+def estimate_advantages(
+    rollout: Rollout, config: LearnerConfig, constant: float = 0.0, reduce: Reduce = alone
+) -> tuple[Tensor, Tensor]:
+    """Advantages and value targets, each (B, T), detached, 0 on padding.
+
+    With a critic: GAE or n-step returns minus V. Without: rewards-to-go minus a number (nothing,
+    the batch's mean score, or `constant`, the learner's moving average), or, where K samples of a
+    prompt are compared, the score of the whole episode. Targets are taken before any whitening.
+    """
+    mask = rollout.mask.bool()
+    rewards = zero_padding(rollout.rewards.detach(), mask)
+    ends = torch.where(mask, rollout.ends.to(rewards.dtype), torch.ones_like(rewards))
+    if config.whiten_rewards:
+        rewards = whiten(rewards, mask, shift_mean=False, reduce=reduce)
+
+    if config.baseline == "critic":
+        values = zero_padding(rollout.values.detach(), mask)
+        next_values = zero_padding(rollout.next_values.detach(), mask)
+        if config.n_steps is not None:
+            bootstrapped = returns.n_step_returns(
+                rewards, next_values, ends, config.gamma, config.n_steps
+            )
+            advantages = bootstrapped - values
+        else:
+            advantages = returns.gae(rewards, values, next_values, ends, config.gamma, config.lam)
+        targets = advantages + values
+    else:
+        targets = returns.rewards_to_go(rewards, ends, config.gamma)
+        advantages = _without_critic(targets, rollout.group_size, config.baseline, constant)
+
+    advantages = zero_padding(advantages, mask)
+    if config.whiten_advantages:
+        advantages = whiten(advantages, mask, reduce=reduce)
+    return advantages, zero_padding(targets, mask)
+
+
+def _without_critic(to_go: Tensor, group_size: int, baseline: Baseline, constant: float) -> Tensor:
+    """Advantages from rewards-to-go (B, T), where row r's first column is its score."""
+    scores = to_go[:, 0].reshape(-1, group_size)  # (N, K)
+    if baseline == "none":
+        return to_go
+    if baseline == "moving-average":
+        return to_go - constant
+    if baseline == "batch-mean":
+        return to_go - scores.mean()
+    if baseline == "leave-one-out":
+        compared = baselines.leave_one_out(scores)
+    elif baseline in ("group", "group-centred"):
+        compared = baselines.group_normalise(scores, scale=baseline == "group")
+    else:
+        raise ValueError(f"unknown baseline {baseline!r}: use one of {get_args(Baseline)}")
+    return compared.reshape(-1, 1).expand_as(to_go)

@@ -1,0 +1,101 @@
+"""The options of the learner, and the named algorithms: each a choice of them and nothing more.
+
+The same names serve text and control.
+"""
+
+import difflib
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from rlhf_pg.core.losses import Reduction
+
+Baseline = Literal[
+    "none", "critic", "batch-mean", "moving-average", "leave-one-out", "group", "group-centred"
+]
+
+
+@dataclass
+class LearnerConfig:
+    """How a rollout becomes a gradient step; a named algorithm is a choice of these."""
+
+    baseline: Baseline = "critic"
+    """What is subtracted from the return. "critic" is V(s); "leave-one-out", "group" and
+    "group-centred" compare K samples of a prompt and weigh the whole episode as one action."""
+    gamma: float = 1.0
+    """Discount: 1 for text, usually 0.9 to 0.999 for control."""
+    lam: float = 0.95
+    """GAE's lambda, usually 0.9 to 1. 1 is unbiased; below 1 a wrong critic biases the gradient."""
+    n_steps: int | None = None
+    """Bootstrap from the critic after this many steps, in place of lambda; usually 5."""
+    whiten_rewards: bool = False
+    """Scale rewards to unit variance (their mean stays); changes the balance with the KL."""
+    whiten_advantages: bool = False
+    """Scale advantages to mean 0, variance 1 over the batch; adds noise to batches of a few steps,
+    and rescales the gradient by a sample-dependent number, a slight bias."""
+    clip: float | None = None
+    """PPO's clip of the ratio, usually 0.1 to 0.3; none is the plain policy gradient."""
+    value_clip: float | None = None
+    """Hold new values within this of the old ones, usually 0.2; none does not."""
+    value_coef: float = 0.1
+    """Weight of the value loss, usually 0.1 (text) or 0.5 (control)."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus, usually 0 to 0.02."""
+    kl_in: Literal["reward", "loss"] = "reward"
+    """Where the KL to the reference stands: k1 in the reward, or k2 in the loss. Both are exact."""
+    reduction: Reduction = "episode"
+    """Sum over steps and mean over rows (the policy gradient); mean over tokens (PPO's habit, which
+    lets the batch's lengths rescale it); or "constant", sum / (rows * columns)."""
+    epochs: int = 1
+    """Passes over each rollout, usually 1 (on-policy) to 4 (PPO) or 10 (PPO in control)."""
+    minibatches: int = 1
+    """Gradient steps per pass, usually 1 to 8."""
+    micro_rows: int | None = None
+    """Rows per forward, to bound memory; gradients accumulate to the same step. None: all."""
+    target_kl: float | None = None
+    """Stop the epochs once KL(old || new) passes 1.5 times this, usually 0.01 to 0.05."""
+    critic_warmup: int = 0
+    """Updates at the start in which only the critic learns, usually 0 to 20."""
+    lr: float = 3e-4
+    """Adam's learning rate, usually 1e-6 (large LMs) to 1e-3 (tiny ones)."""
+    lr_decay_updates: int | None = None
+    """Updates over which the rate falls linearly to 0; none keeps it constant."""
+    max_grad_norm: float = 1.0
+    """Clip the gradient's norm, usually 1.0 (text) or 0.5 (control); 0 does not."""
+    adam_eps: float = 1e-5
+    """Adam's epsilon, usually 1e-5 for policy gradients."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay, usually 0."""
+    seed: int = 0
+    """Of the order of minibatches."""
+
+
+ALGORITHMS: dict[str, LearnerConfig] = {
+    # Rewards-to-go, no baseline (Williams 1992).
+    "reinforce": LearnerConfig(baseline="none"),
+    # The same minus V(s): lambda 1, unbiased for any critic.
+    "reinforce-baseline": LearnerConfig(lam=1.0),
+    # One-step TD errors: low variance, biased by the critic's errors (Barto et al. 1983).
+    "actor-critic": LearnerConfig(lam=0.0),
+    # Advantage actor-critic, synchronous (Mnih et al. 2016); GAE, or n-step returns by n_steps.
+    "a2c": LearnerConfig(lam=0.95),
+    # Several clipped epochs over each rollout (Schulman et al. 2017).
+    "ppo": LearnerConfig(
+        clip=0.2, value_clip=0.2, whiten_advantages=True, reduction="token", epochs=4, minibatches=4
+    ),
+    # K samples of a prompt, each against the mean of the others (Ahmadian et al. 2024).
+    "rloo": LearnerConfig(baseline="leave-one-out"),
+    # K samples of a prompt, normalised by their spread, KL in the loss (Shao et al. 2024).
+    "grpo": LearnerConfig(baseline="group", clip=0.2, kl_in="loss", reduction="token"),
+}
+
+
+def algorithm(name: str, **overrides: Any) -> LearnerConfig:
+    """The configuration of a named algorithm, with fields replaced.
+
+    Raises ValueError for an unknown name, with the nearest known one.
+    """
+    if name not in ALGORITHMS:
+        near = difflib.get_close_matches(name, ALGORITHMS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown algorithm {name!r}: use one of {', '.join(ALGORITHMS)}{hint}")
+    return replace(ALGORITHMS[name], **overrides)

@@ -1,0 +1,76 @@
+"""How far the policy is from the reference: estimators, the exact value, and the coefficient.
+
+Samples come from the policy; k1, k2 and k3 estimate KL(policy || reference) per token, in nats
+(Schulman 2020, "Approximating KL divergence"). Where each may stand is another question. With
+samples y from the policy, the exact gradient of KL(policy || reference) comes from **k1 in the
+reward** or from **k2 of the whole completion's log-probability in the loss**. k1 in the loss has
+expected gradient zero; k3 in the loss has the gradient of KL(reference || policy); k3 in the
+reward is neither. Hence k1 is the default, and k3 and `categorical_kl` are for the log.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """log pi - log ref: unbiased; negative on some samples, and rightly so."""
+    return logprobs - ref_logprobs
+
+
+def k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """(log pi - log ref)^2 / 2: a biased value whose gradient is the exact one."""
+    return (logprobs - ref_logprobs) ** 2 / 2
+
+
+def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """ref/pi - 1 - log(ref/pi): unbiased, never negative, of low variance."""
+    log_ratio = ref_logprobs - logprobs
+    return torch.expm1(log_ratio) - log_ratio
+
+
+def categorical_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
+    """The exact KL(policy || reference) over the last dimension, which it removes."""
+    logp, ref = logits.log_softmax(-1), ref_logits.log_softmax(-1)
+    probs = logp.exp()
+    # 0 * (-inf - x) is 0 here: what the policy never samples costs nothing.
+    return torch.where(probs > 0, probs * (logp - ref), torch.zeros_like(probs)).sum(-1)
+
+
+class FixedKL:
+    """A coefficient that stays. `coef` is usually 0.01 to 0.2; 0 leaves the policy free."""
+
+    def __init__(self, coef: float) -> None:
+        self.coef = coef
+
+    def update(self, kl: float, episodes: int) -> None:
+        """Nothing to adapt."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"coef": self.coef}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.coef = state["coef"]
+
+
+class AdaptiveKL(FixedKL):
+    """A coefficient steered so that the KL of a completion stays near `target` nats.
+
+    err = clip(kl/target - 1, -0.2, 0.2); coef *= 1 + err * episodes/horizon (Ziegler et al. 2019,
+    eq. 4). Their values: coef 0.15, target 6, horizon 10,000 episodes.
+    """
+
+    def __init__(self, coef: float = 0.15, target: float = 6.0, horizon: float = 10_000) -> None:
+        super().__init__(coef)
+        if coef <= 0 or target <= 0 or horizon <= 0:
+            raise ValueError(
+                "AdaptiveKL needs coef, target and horizon above 0, "
+                f"not {coef}, {target} and {horizon}"
+            )
+        self.target, self.horizon = target, horizon
+
+    def update(self, kl: float, episodes: int) -> None:
+        """Take in the mean KL of `episodes` completions (sum over tokens, mean over rows)."""
+        error = min(max(kl / self.target - 1, -0.2), 0.2)
+        self.coef *= 1 + error * episodes / self.horizon

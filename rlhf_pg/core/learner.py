@@ -1,0 +1,226 @@
+"""The one learner: a rollout in, a better policy out. It does not know what an action is.
+
+    rollout -> estimate_advantages -> epochs of minibatches -> policy gradient or PPO clip
+                                                             + value loss - entropy + KL
+
+Gradients are summed over processes by hand, after the backward pass, with denominators that count
+all of them; so two processes with half the rows each take the step that one with all takes.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_pg.core import baselines, kl, losses
+from rlhf_pg.core.advantages import estimate_advantages
+from rlhf_pg.core.algorithms import LearnerConfig
+from rlhf_pg.core.losses import Reduction
+from rlhf_pg.core.masked import masked_mean, masked_var, zero_padding
+from rlhf_pg.core.rollout import Evaluation, Policy, Rollout
+
+__all__ = ["Evaluation", "Learner", "LearnerConfig", "Policy", "Rollout", "estimate_advantages"]
+
+
+class Learner:
+    """Updates a policy from rollouts; the optimiser, its schedule and what they must remember."""
+
+    def __init__(self, policy: Policy, config: LearnerConfig, accelerator: Any = None) -> None:
+        self.policy, self.config, self.accelerator = policy, config, accelerator
+        self.parameters = [p for p in policy.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=config.lr,
+            eps=config.adam_eps,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.average = baselines.MovingAverage()
+        self.updates = 0
+
+    def update(self, rollout: Rollout) -> dict[str, float]:
+        """Learn from one rollout: all its epochs and minibatches. Returns the mean of each metric.
+
+        Raises FloatingPointError, and changes nothing, where the rollout holds a NaN or infinity in
+        a real step (the row is named) or the gradient is not finite.
+        """
+        config = self.config
+        _check_finite(rollout)
+        advantages, targets = estimate_advantages(rollout, config, self.average.value, self._reduce)
+        self._set_learning_rate()
+        seen: dict[str, list[float]] = defaultdict(list)
+        stopped = False
+        for _ in range(config.epochs):
+            for rows in self._minibatches(len(rollout)):
+                step = self._step(rollout[rows], advantages[rows], targets[rows])
+                for name, value in step.items():
+                    seen[name].append(value)
+                stopped = config.target_kl is not None and (
+                    step["update_kl"] > 1.5 * config.target_kl
+                )
+                if stopped:
+                    break
+            if stopped:
+                break
+        self.updates += 1
+        if config.baseline == "moving-average":
+            self.average.update(targets[:, 0])
+        return self._summary(rollout, advantages, targets, seen)
+
+    def _step(self, rollout: Rollout, advantages: Tensor, targets: Tensor) -> dict[str, float]:
+        """One gradient step, accumulated over micro-batches and averaged over processes."""
+        size = self.config.micro_rows or len(rollout)
+        whole = {
+            reduction: self._reduce(losses.denominator(rollout.mask, reduction))
+            for reduction in (self.config.reduction, "token")
+        }
+        self.optimizer.zero_grad(set_to_none=True)
+        totals: dict[str, Tensor] = {}
+        for start in range(0, len(rollout), size):
+            rows = slice(start, start + size)
+            terms, token_means = self._losses(rollout[rows], advantages[rows], targets[rows])
+            # Each term was divided by this part's denominator; make it the whole batch's.
+            mask = rollout.mask[rows]
+            share = {r: losses.denominator(mask, r) / d.clamp(min=1) for r, d in whole.items()}
+            loss = sum(w * term * share[reduction] for term, w, reduction in terms.values() if w)
+            if isinstance(loss, Tensor):  # in a critic's warm-up, nothing else may be left
+                loss.backward()  # type: ignore[no-untyped-call]
+            for name, (term, _, reduction) in terms.items():
+                totals[name] = totals.get(name, 0.0) + term.detach() * share[reduction]
+            for name, mean in token_means.items():
+                totals[name] = totals.get(name, 0.0) + mean * share["token"]
+        metrics = {name: float(self._reduce(value)) for name, value in totals.items()}
+        metrics["grad_norm"] = self._apply_gradient()
+        return metrics
+
+    def _losses(
+        self, rollout: Rollout, advantages: Tensor, targets: Tensor
+    ) -> tuple[dict[str, tuple[Tensor, float, Reduction]], dict[str, Tensor]]:
+        """The loss's terms as (value, weight, reduction), and means over tokens for the log."""
+        config, mask = self.config, rollout.mask
+        new = self.policy.evaluate(rollout)
+        if config.clip is None:
+            policy_loss = losses.policy_gradient_loss(
+                new.logprobs, advantages, mask, config.reduction
+            )
+        else:
+            policy_loss = losses.ppo_clip_loss(
+                new.logprobs, rollout.logprobs, advantages, mask, config.clip, config.reduction
+            )
+        entropy = losses.entropy_loss(new.entropies, mask)
+        acting = 0.0 if self.updates < config.critic_warmup else 1.0
+        terms: dict[str, tuple[Tensor, float, Reduction]] = {
+            "policy_loss": (policy_loss, acting, config.reduction),
+            "entropy_loss": (entropy, acting * config.entropy_coef, "token"),
+        }
+        if config.baseline == "critic":
+            if new.values is None:
+                raise ValueError('baseline "critic" needs a policy with values; give it a critic')
+            loss = losses.value_loss(new.values, targets, mask, rollout.values, config.value_clip)
+            terms["value_loss"] = (loss, config.value_coef, "token")
+        if rollout.ref_logprobs is not None:
+            loss = self._kl_loss(new.logprobs, rollout.ref_logprobs, mask)
+            terms["kl_loss"] = (loss, acting * rollout.kl_coef, config.reduction)
+        with torch.no_grad():
+            log_ratio = zero_padding(new.logprobs - rollout.logprobs, mask)
+            drift = (log_ratio.exp() - 1).abs()
+            means = {
+                "update_kl": masked_mean(kl.k3(-log_ratio, torch.zeros_like(log_ratio)), mask),
+                "ratio_drift": masked_mean(drift, mask),
+            }
+            if config.clip is not None:
+                means["clip_fraction"] = masked_mean((drift > config.clip).float(), mask)
+        return terms, means
+
+    def _kl_loss(self, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
+        """k2 of whole episodes: its gradient is the exact one, since early tokens shape late ones.
+
+        Spread evenly over the steps of its row, so that every reduction divides it as it does the
+        policy's loss.
+        """
+        lengths = mask.sum(1, keepdim=True).clamp(min=1)
+        total = zero_padding(logprobs, mask).sum(1, keepdim=True)
+        ref_total = zero_padding(ref_logprobs, mask).sum(1, keepdim=True)
+        whole = kl.k2(total, ref_total) / lengths
+        return losses.aggregate(whole.expand_as(logprobs), mask, self.config.reduction)
+
+    def _apply_gradient(self) -> float:
+        """Average the gradient over processes, clip it, step. Returns its norm before the clip."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if self.accelerator is not None and self.accelerator.num_processes > 1:
+            # Shares already add to one over all processes: a sum, not a mean.
+            for gradient in gradients:
+                gradient.copy_(self.accelerator.reduce(gradient, reduction="sum"))
+        limit = self.config.max_grad_norm or float("inf")
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
+        if norm != norm or norm == float("inf"):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise FloatingPointError(
+                f"the gradient's norm is {norm} in update {self.updates}; no step was taken. "
+                "Lower the learning rate, or look for extreme rewards"
+            )
+        self.optimizer.step()
+        return norm
+
+    def _minibatches(self, rows: int) -> Iterator[Tensor]:
+        """Rows in a new random order, in `minibatches` parts."""
+        order = torch.randperm(rows, generator=self.generator)
+        yield from order.tensor_split(min(self.config.minibatches, rows))
+
+    def _set_learning_rate(self) -> None:
+        over = self.config.lr_decay_updates
+        left = 1.0 if over is None else max(0.0, 1 - self.updates / over)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * left
+
+    def _reduce(self, x: Tensor) -> Tensor:
+        if self.accelerator is None or self.accelerator.num_processes == 1:
+            return x
+        return self.accelerator.reduce(x, reduction="sum")  # type: ignore[no-any-return]
+
+    def _summary(
+        self, rollout: Rollout, advantages: Tensor, targets: Tensor, seen: dict[str, list[float]]
+    ) -> dict[str, float]:
+        mean = {name: sum(values) / len(values) for name, values in seen.items()}
+        entropy = -mean.pop("entropy_loss")
+        metrics = {
+            **mean,
+            "entropy": entropy,
+            # The very first minibatch has seen no step: any drift in it is a scoring error.
+            "first_ratio_drift": seen["ratio_drift"][0],
+            "advantage_std": float(masked_var(advantages, rollout.mask, self._reduce).sqrt()),
+            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            "gradient_steps": float(len(seen["policy_loss"])),
+        }
+        if self.config.baseline == "critic":
+            residual = masked_var(targets - rollout.values.detach(), rollout.mask, self._reduce)
+            spread = masked_var(targets, rollout.mask, self._reduce)
+            metrics["explained_variance"] = float(1 - residual / spread.clamp(min=1e-12))
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that must be remembered beside the policy's parameters to continue bit for bit."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "average": self.average.state_dict(),
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.average.load_state_dict(state["average"])
+        self.updates = state["updates"]
+
+
+def _check_finite(rollout: Rollout) -> None:
+    for name in ("rewards", "logprobs", "values", "next_values"):
+        bad = ~torch.isfinite(zero_padding(getattr(rollout, name), rollout.mask))
+        if bad.any():
+            row, step = (int(i) for i in bad.nonzero()[0][:2])
+            value = float(getattr(rollout, name)[row, step])
+            raise FloatingPointError(f"{name} of row {row}, step {step} is {value}")

@@ -1,0 +1,90 @@
+"""What is minimised. Every tensor is (B, T) and every loss a scalar.
+
+Padding may hold anything, so it is emptied before it is computed with: an infinity that is masked
+only afterwards still makes a NaN gradient.
+
+`reduction` says over what the sum is divided, and so which objective it is:
+"episode"   sum over steps, mean over rows: the exact policy gradient;
+"token"     mean over all real steps: rows of a batch share one denominator, so long ones weigh as
+            many tokens as they have, relative to a batch whose lengths the policy itself chose:
+            a biased gradient, PPO's habit;
+"constant"  sum / (B * T): the exact gradient times 1/T, whatever the lengths.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rlhf_pg.core.masked import masked_mean, zero_padding
+
+Reduction = Literal["episode", "token", "constant"]
+
+
+def denominator(mask: Tensor, reduction: Reduction) -> Tensor:
+    """What a sum over the real entries is divided by, a scalar; it adds over parts of a batch."""
+    if reduction == "episode":
+        return torch.tensor(float(mask.shape[0]), device=mask.device)
+    if reduction == "token":
+        return mask.sum().float()
+    if reduction == "constant":
+        return torch.tensor(float(mask.numel()), device=mask.device)
+    raise ValueError(f"unknown reduction {reduction!r}: use 'episode', 'token' or 'constant'")
+
+
+def aggregate(x: Tensor, mask: Tensor, reduction: Reduction) -> Tensor:
+    """The sum of the real entries of `x` over `denominator(mask, reduction)`."""
+    return zero_padding(x, mask).sum() / denominator(mask, reduction).clamp(min=1)
+
+
+def policy_gradient_loss(
+    logprobs: Tensor, advantages: Tensor, mask: Tensor, reduction: Reduction = "episode"
+) -> Tensor:
+    """-log pi(a_t|s_t) * A_t, whose gradient is REINFORCE's (Williams 1992)."""
+    advantages = zero_padding(advantages.detach(), mask)
+    return aggregate(-zero_padding(logprobs, mask) * advantages, mask, reduction)
+
+
+def ppo_clip_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip: float = 0.2,
+    reduction: Reduction = "token",
+) -> Tensor:
+    """max(-A * ratio, -A * clip(ratio, 1-clip, 1+clip)), ratio = pi/pi_old (Schulman et al. 2017).
+
+    At ratio 1 its gradient is that of `policy_gradient_loss`; away from it, clipping departs from
+    the policy gradient on purpose. `clip` is usually 0.1 to 0.3.
+    """
+    ratio = zero_padding(logprobs - old_logprobs, mask).exp()
+    advantages = zero_padding(advantages.detach(), mask)
+    clipped = ratio.clamp(1 - clip, 1 + clip)
+    return aggregate(torch.maximum(-advantages * ratio, -advantages * clipped), mask, reduction)
+
+
+def value_loss(
+    values: Tensor,
+    targets: Tensor,
+    mask: Tensor,
+    old_values: Tensor | None = None,
+    clip: float | None = None,
+) -> Tensor:
+    """Half the mean squared error of the critic over real steps.
+
+    With `old_values` and `clip`, the larger of that and the error of a value held within `clip` of
+    the old one (Schulman et al. 2017, reference code).
+    """
+    values, targets = zero_padding(values, mask), zero_padding(targets.detach(), mask)
+    error = (values - targets) ** 2
+    if old_values is not None and clip is not None:
+        old = zero_padding(old_values.detach(), mask)
+        held = old + (values - old).clamp(-clip, clip)
+        error = torch.maximum(error, (held - targets) ** 2)
+    return 0.5 * masked_mean(error, mask)
+
+
+def entropy_loss(entropies: Tensor, mask: Tensor) -> Tensor:
+    """Minus the mean entropy of the policy over real steps, in nats (Williams & Peng 1991)."""
+    return -masked_mean(entropies, mask)
