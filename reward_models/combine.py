@@ -1,0 +1,174 @@
+"""Rewards made of rewards, each part kept by its name for the log.
+
+A `None` score means "does not apply to this row": sums and ensembles skip it, and answer None
+themselves only where no part applies. Penalties (missing EOS, overlength) are summands like any
+other: see the rules of these names.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from reward_models import RewardError
+from reward_models.calling import Reward, Score, call_reward
+
+
+class Composed:
+    """Several named rewards, each called once and put together row by row.
+
+    Subclasses say only how: `combine` takes one list of scores per member, each of one score or
+    None per row, and returns one such list.
+    """
+
+    def __init__(self, members: Mapping[str, Reward]) -> None:
+        if not members:
+            raise RewardError("no reward given; name at least one")
+        self.members = dict(members)
+
+    def combine(self, columns: list[list[Score]]) -> list[Score]:
+        raise NotImplementedError
+
+    def with_parts(
+        self, prompts: Sequence[str], completions: Sequence[str], **columns: Any
+    ) -> tuple[list[Score], dict[str, list[Score]]]:
+        """Return the scores and, by name, each member's own; members of members as "a/b"."""
+        parts: dict[str, list[Score]] = {}
+        for name, reward in self.members.items():
+            if isinstance(reward, Composed):
+                parts[name], inner = reward.with_parts(prompts, completions, **columns)
+                parts |= {f"{name}/{below}": scores for below, scores in inner.items()}
+            else:
+                parts[name] = call_reward(reward, name, prompts, completions, **columns)
+        return self.combine([parts[name] for name in self.members]), parts
+
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], **columns: Any
+    ) -> list[Score]:
+        return self.with_parts(prompts, completions, **columns)[0]
+
+    def parts(
+        self, prompts: Sequence[str], completions: Sequence[str], **columns: Any
+    ) -> dict[str, list[Score]]:
+        """Return each member's scores by name, before weights."""
+        return self.with_parts(prompts, completions, **columns)[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must be in a checkpoint: running moments, by member."""
+        states = {
+            name: reward.state_dict()
+            for name, reward in self.members.items()
+            if isinstance(reward, Composed)
+        }
+        return {name: state for name, state in states.items() if state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        for name, inner in state.items():
+            self.members[name].load_state_dict(inner)  # type: ignore[attr-defined]
+
+
+class WeightedSum(Composed):
+    """sum_i w_i r_i over the parts that apply to a row; weights are 1 unless given."""
+
+    def __init__(
+        self, members: Mapping[str, Reward], weights: Mapping[str, float] | None = None
+    ) -> None:
+        super().__init__(members)
+        unknown = set(weights or {}) - set(members)
+        if unknown:
+            raise RewardError(
+                f"weights for unknown rewards {sorted(unknown)}: there are {list(members)}"
+            )
+        self.weights = {name: float((weights or {}).get(name, 1.0)) for name in members}
+        if not all(map(math.isfinite, self.weights.values())):
+            raise RewardError(f"a weight is not finite: {self.weights}")
+
+    def combine(self, columns: list[list[Score]]) -> list[Score]:
+        weights = list(self.weights.values())
+        return [
+            _over_present(row, lambda pairs: sum(weights[i] * score for i, score in pairs))
+            for row in zip(*columns, strict=True)
+        ]
+
+
+class Ensemble(Composed):
+    """The mean, or the worst case (minimum), of its members (Coste et al. 2023, arXiv 2310.02743).
+
+    Members should share a scale, as reward models normalised to mean 0, std 1 do.
+    """
+
+    def __init__(self, members: Mapping[str, Reward], how: str = "mean") -> None:
+        super().__init__(members)
+        if how not in ("mean", "worst"):
+            raise RewardError(f"unknown ensemble {how!r}; it is 'mean' or 'worst'")
+        self.how = how
+
+    def combine(self, columns: list[list[Score]]) -> list[Score]:
+        def joined(pairs: list[tuple[int, float]]) -> float:
+            scores = [score for _, score in pairs]
+            return min(scores) if self.how == "worst" else math.fsum(scores) / len(scores)
+
+        return [_over_present(row, joined) for row in zip(*columns, strict=True)]
+
+
+class Clip(Composed):
+    """Hold the scores of one reward within [low, high]."""
+
+    def __init__(self, members: Mapping[str, Reward], low: float, high: float) -> None:
+        super().__init__(members)
+        if not low < high:
+            raise RewardError(f"cannot clip to [{low:g}, {high:g}]; low must be below high")
+        self.low, self.high = float(low), float(high)
+
+    def combine(self, columns: list[list[Score]]) -> list[Score]:
+        return [None if s is None else min(max(s, self.low), self.high) for s in columns[0]]
+
+
+class Normalise(Composed):
+    """(r - mean) / std of one reward, over all scores seen so far, this batch included.
+
+    The moments are exact (Chan et al. 1979's merge, population variance) and part of
+    `state_dict`. Set `updating` to False to score without moving them, as evaluation does.
+    """
+
+    def __init__(self, members: Mapping[str, Reward], eps: float = 1e-8) -> None:
+        super().__init__(members)
+        self.count, self.mean, self.squares, self.eps = 0, 0.0, 0.0, eps
+        self.updating = True
+
+    @property
+    def std(self) -> float:
+        """The running standard deviation; 1 before there is any spread."""
+        return math.sqrt(self.squares / self.count) if self.squares > 0 else 1.0
+
+    def combine(self, columns: list[list[Score]]) -> list[Score]:
+        if self.updating:
+            self._see([score for score in columns[0] if score is not None])
+        return [None if s is None else (s - self.mean) / (self.std + self.eps) for s in columns[0]]
+
+    def _see(self, scores: list[float]) -> None:
+        if not scores:
+            return
+        mean = math.fsum(scores) / len(scores)
+        count, shift = self.count + len(scores), mean - self.mean
+        self.squares += math.fsum((score - mean) ** 2 for score in scores)
+        self.squares += shift**2 * self.count * len(scores) / count
+        self.mean += shift * len(scores) / count
+        self.count = count
+
+    def state_dict(self) -> dict[str, Any]:
+        moments = {"count": self.count, "mean": self.mean, "squares": self.squares}
+        return {"moments": moments, **super().state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        inner = dict(state)
+        moments = inner.pop("moments")
+        self.count, self.mean = int(moments["count"]), float(moments["mean"])
+        self.squares = float(moments["squares"])
+        super().load_state_dict(inner)
+
+
+def _over_present(row: Sequence[Score], join: Callable[[list[tuple[int, float]]], float]) -> Score:
+    """Join the scores of a row that are there, with their positions; None if there are none."""
+    pairs = [(i, score) for i, score in enumerate(row) if score is not None]
+    return join(pairs) if pairs else None

@@ -1,0 +1,181 @@
+"""A reward from a line of text, the way it is written on the command line and in YAML.
+
+    length:target=20                         a rule, its parameters after a colon (commas between;
+                                             several words with +: keyword:words=good+great)
+    my_rewards.py:politeness                 a function in a file; or package.module:function
+    runs/my_run/reward                       a folder with a trained reward model
+    folder#positive, owner/name#positive     a sequence classifier, folder or hub id, by label
+    owner/name#positive:score=logprob        ... with score=logit (default), logprob or prob
+    0.7*runs/my_run/reward + 0.3*length      a weighted sum; blanks around the plus
+    mean(A, B)   worst(A, B)                 an ensemble: the mean, or the worst case
+    clip(A, -3, 3)   normalise(A)            one reward, clipped or by running moments
+
+The wrappers nest: `worst(runs/a, runs/b) + 0.1*clip(repetition, -0.5, 0)`. Where a text has commas,
+brackets or " + " of its own (a regex), give a list: each item is one term, taken as it stands.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reward_models import RewardError
+from reward_models.calling import Reward, check_scores, suggest
+from reward_models.combine import Clip, Composed, Ensemble, Normalise, WeightedSum
+from reward_models.functions import load_function
+from reward_models.rules import RULES, make_rule
+
+__all__ = ["RewardError", "check_scores", "load_reward"]
+
+Spec = str | Reward
+WRAPPERS = ("mean", "worst", "clip", "normalise")
+# "head:key=value,key=value"; a comma parts two parameters only where a new "key=" begins.
+PARAMETERS = re.compile(r"^(?P<head>.*?):(?P<parameters>[a-z_]+=.*)$", re.DOTALL)
+MODULE = re.compile(r"[A-Za-z_]\w*(\.\w+)*:\w+")
+WEIGHT = re.compile(r"^\s*(?P<weight>[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)\s*\*\s*(?P<rest>.+)$")
+
+
+def load_reward(
+    spec: Spec | Sequence[Spec] | Mapping[str, Spec],
+    *,
+    label: str | None = None,
+    device: Any = None,
+    batch_size: int | None = None,
+) -> WeightedSum:
+    """Load a reward from its spelling (see this module's docstring), a list, or names to them.
+
+    Callables may stand in place of text. `label` is for classifiers that name none. The result
+    is always a WeightedSum, so `with_parts` gives every part by its name: a rule's, a function's,
+    a folder's, numbered from the second of the same name on. Raises RewardError.
+    """
+    options = {"label": label, "device": device, "batch_size": batch_size}
+    options = {key: value for key, value in options.items() if value is not None}
+    if isinstance(spec, Mapping):
+        terms: list[tuple[str | None, Spec]] = list(spec.items())
+    elif isinstance(spec, str):
+        terms = [(None, term) for term in _split(spec, r"\s\+\s")]
+    else:
+        terms = [(None, term) for term in ([spec] if callable(spec) else spec)]
+    members: dict[str, Reward] = {}
+    weights: dict[str, float] = {}
+    for given, term in terms:
+        weight, rest = _weight(term)
+        name, reward = _load(rest, options)
+        name = _unused(given or name, members)
+        members[name], weights[name] = reward, weight
+    return WeightedSum(members, weights)
+
+
+def _weight(term: Spec) -> tuple[float, Spec]:
+    match = WEIGHT.match(term) if isinstance(term, str) else None
+    return (float(match["weight"]), match["rest"]) if match else (1.0, term)
+
+
+def _load(term: Spec, options: dict[str, Any]) -> tuple[str, Reward]:
+    """One reward without weight: (name, reward)."""
+    if not isinstance(term, str):
+        if not callable(term):
+            raise RewardError(f"a reward is text or a callable, not {type(term).__name__}")
+        return getattr(term, "__name__", type(term).__name__), term
+    term = term.strip()
+    if not term:
+        raise RewardError("an empty reward; " + _choices())
+    wrapper = re.match(r"^(\w+)\((.*)\)$", term, re.DOTALL)
+    if wrapper and wrapper[1] in WRAPPERS:
+        return wrapper[1], _wrap(wrapper[1], wrapper[2], options)
+    match = None if Path(term).exists() else PARAMETERS.match(term)
+    head, parameters = (match["head"], _parameters(match)) if match else (term, {})
+    if head in RULES:
+        return head, make_rule(head, parameters)
+    if not Path(head).is_dir() and ":" in head:
+        if parameters:
+            raise RewardError(f"{term!r}: a function of your own takes no parameters here")
+        if not head.rpartition(":")[0].endswith(".py") and not MODULE.fullmatch(head):
+            raise RewardError(f"unknown reward {head!r}.{suggest(head, RULES)} {_choices()}")
+        return head.rpartition(":")[2], load_function(head)
+    return _load_model(head, parameters, options)
+
+
+def _wrap(wrapper: str, inside: str, options: dict[str, Any]) -> Composed:
+    *terms, last = _split(inside, r",\s*(?![a-z_]+=)")
+    terms = terms if wrapper == "clip" else [*terms, last]
+    bounds: list[float] = []
+    if wrapper == "clip":
+        try:
+            bounds = [float(terms.pop()), float(last)]
+        except (ValueError, IndexError):
+            raise RewardError(f"clip({inside}): write clip(REWARD, LOW, HIGH)") from None
+    if wrapper in ("clip", "normalise") and len(terms) != 1:
+        raise RewardError(f"{wrapper}({inside}): it takes one reward")
+    members: dict[str, Reward] = {}
+    for term in terms:
+        name, reward = _load(term, options)
+        members[_unused(name, members)] = reward
+    if wrapper == "clip":
+        return Clip(members, *bounds)
+    return Normalise(members) if wrapper == "normalise" else Ensemble(members, wrapper)
+
+
+def _load_model(
+    head: str, parameters: dict[str, str], options: dict[str, Any]
+) -> tuple[str, Reward]:
+    """A folder with a reward model, or a classifier in a folder or on the hub."""
+    folder = Path(head).expanduser()
+    if "/" not in head.partition("#")[0] and not Path(head.partition("#")[0]).is_dir():
+        raise RewardError(f"unknown reward {head!r}.{suggest(head, RULES)} {_choices()}")
+    options = {**options, **parameters}
+    if "batch_size" in options:
+        options["batch_size"] = _whole(options["batch_size"])
+    known = ("label", "score", "batch_size", "device")
+    for key in options:
+        if key not in known:
+            raise RewardError(f"{head!r} has no parameter {key!r}; it has: {', '.join(known)}")
+    if (folder / "reward_model.json").is_file():
+        from reward_models.reward_model import RewardModel
+
+        options = {key: options[key] for key in ("device", "batch_size") if key in options}
+        return folder.name or head, RewardModel.from_pretrained(folder, **options)
+    from reward_models.classifier import Classifier
+
+    name = head.rstrip("/").rpartition("/")[2]
+    return name, Classifier(str(folder), **options)
+
+
+def _whole(text: Any) -> int:
+    try:
+        return max(1, int(text))
+    except ValueError:
+        raise RewardError(f"batch_size is {text!r}; it must be a whole number") from None
+
+
+def _parameters(match: re.Match[str]) -> dict[str, str]:
+    items = re.split(r",\s*(?=[a-z_]+=)", match["parameters"])
+    return {key: value for key, _, value in (item.partition("=") for item in items)}
+
+
+def _unused(name: str, members: Mapping[str, Any]) -> str:
+    names = (name if n == 1 else f"{name}-{n}" for n in range(1, len(members) + 2))
+    return next(candidate for candidate in names if candidate not in members)
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Split text at a separator (a regular expression) wherever no bracket is open."""
+    pieces, start, depth, i = [], 0, 0, 0
+    while i < len(text):
+        depth += (text[i] == "(") - (text[i] == ")")
+        match = re.compile(separator).match(text, i) if depth == 0 else None
+        if match:
+            pieces.append(text[start:i])
+            start = i = match.end()
+        else:
+            i += 1
+    if depth:
+        raise RewardError(f"brackets do not match in the reward {text!r}; or give it in a list")
+    return [*pieces, text[start:]]
+
+
+def _choices() -> str:
+    return (
+        f"A reward is a rule ({', '.join(RULES)}), file.py:function, a folder with a trained "
+        "reward model, or a classifier folder or hub id owner/name#label"
+    )

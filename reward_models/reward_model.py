@@ -1,0 +1,218 @@
+"""A scalar reward model: a plain Hugging Face sequence classifier with one label.
+
+It reads prompt + completion, then EOS if the completion ended by itself, and its score is the
+head's output at the last real token, normalised to mean 0 and standard deviation 1 on reference
+samples (Ziegler et al. 2019, arXiv 1909.08593; Stiennon et al. 2020, arXiv 2009.01325).
+"""
+
+import copy
+import inspect
+import json
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
+
+from reward_models import RewardError
+from reward_models.sequences import (
+    add_padding,
+    batches_by_length,
+    context_length,
+    default_device,
+    note_truncation,
+    open_classifier,
+    open_pretrained,
+    pad_problem,
+    pad_right,
+    quiet,
+)
+
+SIDECAR = "reward_model.json"
+
+
+class RewardModel:
+    """Scores texts by (raw - mean) / std; `report` is what training said of it (JSON values).
+
+    Args:
+        model: a decoder with a one-label `score` head, as AutoModelForSequenceClassification makes.
+        tokenizer: its tokenizer, with an EOS and a pad token that are not the same.
+        mean, std: of the raw scores of the reference samples.
+        report: anything to keep beside the model: accuracy, calibration, ...
+        batch_size: texts per forward when scoring, usually 32 to 256.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        mean: float = 0.0,
+        std: float = 1.0,
+        report: dict[str, Any] | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        problem = pad_problem(tokenizer)
+        if tokenizer.eos_token_id is None:
+            problem = "the tokenizer has no EOS token"
+        if getattr(getattr(model, "score", None), "out_features", None) != 1:
+            problem = f"{type(model).__name__} has no `score` head with one label"
+        if problem:
+            raise RewardError(
+                f"no fit reward model: {problem}; RewardModel.from_base makes one from any "
+                "decoder-only language model whose tokenizer has an EOS token"
+            )
+        self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
+        self.mean, self.std, self.report = mean, std, dict(report or {})
+        self.limit = context_length(model, tokenizer)
+        self._positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
+
+    @classmethod
+    def from_base(
+        cls, base: Any, tokenizer: Any = None, *, seed: int = 0, device: Any = None
+    ) -> "RewardModel":
+        """Start a reward model from a language model, its head drawn from N(0, 1/(d + 1)).
+
+        `base` is a folder or hub id, a causal LM in memory (its trunk is copied), or a config (a
+        fresh model); the latter two need a `tokenizer`. A missing pad token, or one that is EOS,
+        is mended by adding one.
+        """
+        if tokenizer is None and not isinstance(base, str | Path):
+            raise RewardError("a base that is not a folder or hub id needs a tokenizer")
+        tokenizer = copy.deepcopy(tokenizer or open_pretrained(AutoTokenizer, base))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = _classifier_from(base).float()
+            if not hasattr(model, "score") or tokenizer.eos_token_id is None:
+                raise RewardError(
+                    f"{type(model).__name__} cannot become a reward model: it takes a "
+                    "decoder-only model, and a tokenizer with an EOS token"
+                )
+            add_padding(tokenizer, model)
+            torch.nn.init.normal_(model.score.weight, std=(model.score.in_features + 1) ** -0.5)
+        return cls(model.to(device or default_device()), tokenizer)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, device: Any = None, batch_size: int = 64
+    ) -> "RewardModel":
+        """Open what `save_pretrained` wrote; RewardError if the folder is anything else."""
+        try:
+            stored = json.loads((Path(folder) / SIDECAR).read_text(encoding="utf-8"))
+            mean, std = float(stored.pop("mean")), float(stored.pop("std"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RewardError(
+                f"{str(folder)!r} is no trained reward model: cannot read {SIDECAR} in it "
+                f"({type(error).__name__}: {error})"
+            ) from error
+        if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+            raise RewardError(f"{str(folder)!r}: {SIDECAR} has mean {mean}, std {std}")
+        tokenizer = open_pretrained(AutoTokenizer, folder)
+        model = open_classifier(folder, dtype=torch.float32)
+        return cls(model.to(device or default_device()), tokenizer, mean, std, stored, batch_size)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a Hugging Face folder with `reward_model.json` beside it, whole or not at all.
+
+        An earlier reward model there is replaced; any other folder with content is refused.
+        """
+        folder = Path(folder).absolute()
+        if folder.exists() and not (folder / SIDECAR).exists() and any(folder.iterdir()):
+            raise RewardError(f"{str(folder)!r} holds something else; choose another folder")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+        try:
+            partial.mkdir()
+            with quiet():
+                self.model.save_pretrained(partial)
+                self.tokenizer.save_pretrained(partial)
+            sidecar = {"mean": self.mean, "std": self.std, **self.report}
+            text = json.dumps(sidecar, indent=1, allow_nan=False) + "\n"
+            (partial / SIDECAR).write_text(text, encoding="utf-8")
+            if folder.exists():
+                folder.rename(partial.with_suffix(".earlier"))
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(partial.with_suffix(".earlier"), ignore_errors=True)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return torch.device(self.model.score.weight.device)
+
+    def encode(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        finished: Sequence[bool] | None = None,
+    ) -> list[list[int]]:
+        """Return token rows: prompt + completion as one text, then EOS where it ended (default).
+
+        A row longer than the context loses its beginning, with a note in the log.
+        """
+        if not prompts:
+            return []
+        ended = [True] * len(prompts) if finished is None else finished
+        texts = [p + c for p, c in zip(prompts, completions, strict=True)]
+        eos, rows, cut = self.tokenizer.eos_token_id, [], 0
+        tokens = self.tokenizer(texts, verbose=False)["input_ids"]
+        for row, end in zip(tokens, ended, strict=True):
+            row = row[:-1] if row and row[-1] == eos else row  # some tokenizers append it always
+            row = row + [eos] if end or not row else row  # a row needs a token to be read at
+            cut += len(row) > self.limit
+            rows.append(row[-self.limit :])
+        if cut:
+            note_truncation("reward model", cut, self.limit)
+        return rows
+
+    def raw_scores(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return the head's outputs (B,) for one batch of token rows, with gradients."""
+        ids, lengths = pad_right(rows, self.tokenizer.pad_token_id, self.device)
+        positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        inputs: dict[str, Any] = {"attention_mask": (positions < lengths[:, None]).long()}
+        if self._positions:
+            inputs["position_ids"] = positions
+        hidden = self.model.base_model(ids, use_cache=False, **inputs).last_hidden_state
+        last = hidden[torch.arange(len(rows), device=ids.device), lengths - 1]
+        scores: torch.Tensor = self.model.score(last)
+        return scores.squeeze(-1).float()
+
+    @torch.inference_mode()
+    def score_rows(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return raw scores (N,) of any number of token rows, dropout off, on the CPU."""
+        self.model.eval()
+        scores = torch.empty(len(rows))
+        for batch in batches_by_length([len(row) for row in rows], self.batch_size):
+            scores[batch] = self.raw_scores([rows[i] for i in batch]).cpu()
+        return scores
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        finished: Sequence[bool] | None = None,
+        **columns: Any,
+    ) -> list[float]:
+        """Return normalised scores; without `finished`, every completion counts as ended."""
+        raw = self.score_rows(self.encode(prompts, completions, finished))
+        return ((raw.double() - self.mean) / self.std).tolist()
+
+
+def _classifier_from(base: Any) -> Any:
+    """A one-label classifier around the trunk of `base`: a name, a config or a causal LM."""
+    if isinstance(base, str | Path):
+        return open_classifier(base, new_head=True, num_labels=1)
+    config = copy.deepcopy(base if isinstance(base, PreTrainedConfig) else base.config)
+    config.num_labels = 1
+    auto_class: Any = AutoModelForSequenceClassification
+    try:
+        model = auto_class.from_config(config)
+    except ValueError as error:
+        raise RewardError(f"no sequence classifier for {type(config).__name__}") from error
+    if not isinstance(base, PreTrainedConfig):
+        model.base_model.load_state_dict(base.base_model.state_dict())
+    return model
