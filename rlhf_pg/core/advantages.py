@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rlhf_pg.core import baselines, returns
 from rlhf_pg.core.algorithms import Baseline, LearnerConfig
-from rlhf_pg.core.masked import Reduce, alone, whiten, zero_padding
+from rlhf_pg.core.masked import Reduce, alone, masked_mean, whiten, zero_padding
 from rlhf_pg.core.rollout import Rollout
 
 
@@ -22,7 +22,9 @@ def estimate_advantages(
     """
     mask = rollout.mask.bool()
     rewards = zero_padding(rollout.rewards.detach(), mask)
-    ends = torch.where(mask, rollout.ends.to(rewards.dtype), torch.ones_like(rewards))
+    # A step before padding ends its row too, so that n-step returns bootstrap there.
+    followed = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
+    ends = rollout.ends.bool() | ~followed
     if config.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False, reduce=reduce)
 
@@ -39,7 +41,7 @@ def estimate_advantages(
         targets = advantages + values
     else:
         targets = returns.rewards_to_go(rewards, ends, config.gamma)
-        advantages = _without_critic(targets, rollout.group_size, config.baseline, constant)
+        advantages = _without_critic(targets, rollout, config.baseline, constant, reduce)
 
     advantages = zero_padding(advantages, mask)
     if config.whiten_advantages:
@@ -47,15 +49,17 @@ def estimate_advantages(
     return advantages, zero_padding(targets, mask)
 
 
-def _without_critic(to_go: Tensor, group_size: int, baseline: Baseline, constant: float) -> Tensor:
+def _without_critic(
+    to_go: Tensor, rollout: Rollout, baseline: Baseline, constant: float, reduce: Reduce
+) -> Tensor:
     """Advantages from rewards-to-go (B, T), where row r's first column is its score."""
-    scores = to_go[:, 0].reshape(-1, group_size)  # (N, K)
+    scores = to_go[:, 0].reshape(-1, rollout.group_size)  # (N, K)
     if baseline == "none":
         return to_go
     if baseline == "moving-average":
         return to_go - constant
     if baseline == "batch-mean":
-        return to_go - scores.mean()
+        return to_go - masked_mean(scores, torch.ones_like(scores), reduce)
     if baseline == "leave-one-out":
         compared = baselines.leave_one_out(scores)
     elif baseline in ("group", "group-centred"):

@@ -3,9 +3,10 @@
 Samples come from the policy; k1, k2 and k3 estimate KL(policy || reference) per token, in nats
 (Schulman 2020, "Approximating KL divergence"). Where each may stand is another question. With
 samples y from the policy, the exact gradient of KL(policy || reference) comes from **k1 in the
-reward** or from **k2 of the whole completion's log-probability in the loss**. k1 in the loss has
-expected gradient zero; k3 in the loss has the gradient of KL(reference || policy); k3 in the
-reward is neither. Hence k1 is the default, and k3 and `categorical_kl` are for the log.
+reward** or from **k2 of the whole completion's log-probability in the loss**; k2 token by token
+leaves out what early tokens do to later ones. k1 in the loss has expected gradient zero; k3 in the
+loss has the gradient of KL(reference || policy), token by token at the policy's own prefixes; k3 in
+the reward is neither. Hence k1 is the default, and k3 and `categorical_kl` are for the log.
 """
 
 from typing import Any
@@ -20,7 +21,7 @@ def k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 
 def k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """(log pi - log ref)^2 / 2: a biased value whose gradient is the exact one."""
+    """(log pi - log ref)^2 / 2: a biased value, whose gradient is exact for a whole completion."""
     return (logprobs - ref_logprobs) ** 2 / 2
 
 

@@ -44,8 +44,8 @@ class Learner:
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout: all its epochs and minibatches. Returns the mean of each metric.
 
-        Raises FloatingPointError, and changes nothing, where the rollout holds a NaN or infinity in
-        a real step (the row is named) or the gradient is not finite.
+        Raises FloatingPointError, before any step, where the rollout holds a NaN or infinity in a
+        real step (the row is named); and in place of the step whose gradient is not finite.
         """
         config = self.config
         _check_finite(rollout)
@@ -67,11 +67,12 @@ class Learner:
                 break
         self.updates += 1
         if config.baseline == "moving-average":
-            self.average.update(targets[:, 0])
+            scores = targets[:, 0]
+            self.average.update(masked_mean(scores, torch.ones_like(scores), self._reduce))
         return self._summary(rollout, advantages, targets, seen)
 
     def _step(self, rollout: Rollout, advantages: Tensor, targets: Tensor) -> dict[str, float]:
-        """One gradient step, accumulated over micro-batches and averaged over processes."""
+        """One gradient step, accumulated over micro-batches and summed over processes."""
         size = self.config.micro_rows or len(rollout)
         whole = {
             reduction: self._reduce(losses.denominator(rollout.mask, reduction))
@@ -83,15 +84,19 @@ class Learner:
             rows = slice(start, start + size)
             terms, token_means = self._losses(rollout[rows], advantages[rows], targets[rows])
             # Each term was divided by this part's denominator; make it the whole batch's.
-            mask = rollout.mask[rows]
-            share = {r: losses.denominator(mask, r) / d.clamp(min=1) for r, d in whole.items()}
-            loss = sum(w * term * share[reduction] for term, w, reduction in terms.values() if w)
+            part = {r: losses.denominator(rollout.mask[rows], r) for r in whole}
+            shares = {
+                name: (term * part[reduction] / whole[reduction].clamp(min=1), weight)
+                for name, (term, weight, reduction) in terms.items()
+            }
+            loss = sum(share * weight for share, weight in shares.values() if weight)
             if isinstance(loss, Tensor):  # in a critic's warm-up, nothing else may be left
                 loss.backward()  # type: ignore[no-untyped-call]
-            for name, (term, _, reduction) in terms.items():
-                totals[name] = totals.get(name, 0.0) + term.detach() * share[reduction]
+            for name, (share, _) in shares.items():
+                totals[name] = totals.get(name, 0.0) + share.detach()
             for name, mean in token_means.items():
-                totals[name] = totals.get(name, 0.0) + mean * share["token"]
+                share = mean * part["token"] / whole["token"].clamp(min=1)
+                totals[name] = totals.get(name, 0.0) + share
         metrics = {name: float(self._reduce(value)) for name, value in totals.items()}
         metrics["grad_norm"] = self._apply_gradient()
         return metrics
@@ -148,7 +153,7 @@ class Learner:
         return losses.aggregate(whole.expand_as(logprobs), mask, self.config.reduction)
 
     def _apply_gradient(self) -> float:
-        """Average the gradient over processes, clip it, step. Returns its norm before the clip."""
+        """Sum the gradient over processes, clip it, step. Returns its norm before the clip."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if self.accelerator is not None and self.accelerator.num_processes > 1:
             # Shares already add to one over all processes: a sum, not a mean.
@@ -218,9 +223,11 @@ class Learner:
 
 
 def _check_finite(rollout: Rollout) -> None:
-    for name in ("rewards", "logprobs", "values", "next_values"):
-        bad = ~torch.isfinite(zero_padding(getattr(rollout, name), rollout.mask))
+    for name in ("rewards", "logprobs", "values", "next_values", "ref_logprobs"):
+        x = getattr(rollout, name)
+        if x is None:
+            continue
+        bad = ~torch.isfinite(zero_padding(x, rollout.mask))
         if bad.any():
-            row, step = (int(i) for i in bad.nonzero()[0][:2])
-            value = float(getattr(rollout, name)[row, step])
-            raise FloatingPointError(f"{name} of row {row}, step {step} is {value}")
+            row, step = (int(i) for i in bad.nonzero()[0])
+            raise FloatingPointError(f"{name} of row {row}, step {step} is {float(x[row, step])}")
