@@ -1,0 +1,482 @@
+"""The one learner: its steps, its memory, its refusals, and its deafness to padding."""
+
+import copy
+import io
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from rlhf_pg.core.algorithms import ALGORITHMS, LearnerConfig, algorithm
+from rlhf_pg.core.kl import k1
+from rlhf_pg.core.learner import Evaluation, Learner, Rollout
+
+EVERYTHING = LearnerConfig(entropy_coef=0.1, value_clip=0.2, clip=0.2, whiten_advantages=True)
+NAMES = list(ALGORITHMS)
+
+
+def parameters(policy):
+    return torch.cat([p.detach().flatten() for p in policy.parameters()])
+
+
+def gradients(policy):
+    return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+
+
+def fresh(rollout, policy):
+    """As if this policy had sampled the rollout's actions."""
+    with torch.no_grad():
+        return replace(rollout, logprobs=policy.evaluate(rollout).logprobs)
+
+
+# Equalities
+
+
+def test_a2c_is_ppo_with_one_epoch_one_minibatch_and_no_whitening(make_rollout, make_policy):
+    """Huang et al. 2022 (arXiv 2205.09123)."""
+    a2c = algorithm("a2c", lr=0.05)
+    ppo = algorithm(
+        "ppo", lr=0.05, epochs=1, minibatches=1, whiten_advantages=False, value_clip=None
+    )
+    ppo.reduction = a2c.reduction
+    learned = []
+    for config in (a2c, ppo):
+        policy = make_policy()
+        learner = Learner(policy, config)
+        for seed in range(4):
+            learner.update(fresh(make_rollout(seed=seed), policy))
+        learned.append(parameters(policy))
+    assert_close(*learned, atol=1e-12, rtol=0)
+    assert (learned[0] - parameters(make_policy())).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("micro_rows", [1, 3, 5])
+@pytest.mark.parametrize("reduction", ["episode", "token", "constant"])
+def test_a_step_taken_in_parts_is_the_step_taken_at_once(
+    make_rollout, make_policy, reduction, micro_rows
+):
+    config = replace(EVERYTHING, reduction=reduction, max_grad_norm=0.0)
+    results = []
+    for size in (None, micro_rows):
+        policy = make_policy()
+        metrics = Learner(policy, replace(config, micro_rows=size)).update(make_rollout())
+        results.append((gradients(policy), metrics))
+    (whole, expected), (parts, actual) = results
+    assert_close(parts, whole, atol=1e-12, rtol=0)
+    assert actual == pytest.approx(expected, abs=1e-12)
+
+
+def test_two_processes_with_half_the_rows_each_learn_what_one_learns_with_all(tmp_path):
+    """Unequal halves and lengths, every algorithm: parameters and metrics."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    here = Path(__file__)
+    shared = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(here.parents[2]), os.environ.get("PYTHONPATH", "")]),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, here.with_name("two_processes.py")],
+            env={**shared, "RANK": str(i), "LOCAL_RANK": str(i), "OUT": str(tmp_path / f"{i}")},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:
+            process.kill()
+    for i in range(2):
+        apart = json.loads((tmp_path / f"{i}").read_text())
+        assert len(apart) > len(ALGORITHMS)
+        assert max(max(each) for each in apart.values()) < 1e-12, apart
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_seed_is_the_same_run(make_rollout, make_policy, name):
+    runs = []
+    for _ in range(2):
+        policy = make_policy()
+        metrics = Learner(policy, algorithm(name)).update(make_rollout())
+        runs.append((parameters(policy), metrics))
+    assert torch.equal(runs[0][0], runs[1][0])
+    assert runs[0][1] == runs[1][1]
+
+
+def test_another_seed_is_another_order_of_minibatches(make_rollout, make_policy):
+    policies = [make_policy(), make_policy()]
+    for seed, policy in enumerate(policies):
+        Learner(policy, algorithm("ppo", seed=seed)).update(make_rollout())
+    assert not torch.equal(*map(parameters, policies))
+
+
+def test_every_epoch_sees_every_row_once_in_a_new_order(make_rollout, make_policy):
+    policy, seen = make_policy(), []
+    evaluate = policy.evaluate
+
+    def listening(rollout):
+        seen.append(rollout.rewards[:, 0].tolist())
+        return evaluate(rollout)
+
+    policy.evaluate = listening
+    rollout = make_rollout()
+    metrics = Learner(policy, algorithm("ppo", epochs=3, minibatches=2)).update(rollout)
+    assert metrics["gradient_steps"] == len(seen) == 6
+    epochs = [seen[i] + seen[i + 1] for i in (0, 2, 4)]
+    for epoch in epochs:
+        assert sorted(epoch) == sorted(rollout.rewards[:, 0].tolist())
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+# Options
+
+
+def test_the_learning_rate_falls_linearly_to_zero_and_stays_there(make_rollout, make_policy):
+    policy = make_policy()
+    learner = Learner(policy, LearnerConfig(lr=0.4, lr_decay_updates=4))
+    rates = []
+    for _ in range(6):
+        before = parameters(policy)
+        rates.append(learner.update(make_rollout())["learning_rate"])
+    assert rates == pytest.approx([0.4, 0.3, 0.2, 0.1, 0, 0])
+    assert torch.equal(before, parameters(policy))
+
+
+def test_the_gradient_is_held_to_its_norm_and_the_log_says_what_it_was(make_rollout, make_policy):
+    def update(limit):
+        policy = make_policy()
+        metrics = Learner(policy, LearnerConfig(max_grad_norm=limit)).update(make_rollout())
+        return metrics["grad_norm"], gradients(policy)
+
+    norm, free = update(limit=0.0)
+    assert_close(free.norm().item(), norm)
+    assert norm > 0.1
+    logged, held = update(limit=0.01)
+    assert logged == norm
+    assert_close(held.norm().item(), 0.01, atol=1e-6, rtol=0)
+    assert_close(held, free * 0.01 / norm, atol=1e-6, rtol=0)
+    assert torch.equal(update(limit=1e9)[1], free)
+
+
+def test_epochs_stop_once_the_policy_has_gone_far_enough(make_rollout, make_policy):
+    def steps(**options):
+        config = algorithm("ppo", lr=0.1, epochs=10, minibatches=1, **options)
+        return Learner(make_policy(), config).update(make_rollout())["gradient_steps"]
+
+    assert steps() == 10
+    assert 1 < steps(target_kl=0.01) < 10
+    # The first pass has ratio 1, so KL 0; the second has moved.
+    assert steps(target_kl=1e-12) == 2
+
+
+def test_in_a_critics_warm_up_only_the_critic_learns(make_rollout, make_policy):
+    policy = make_policy()
+    config = replace(EVERYTHING, critic_warmup=2, weight_decay=0.1, lr=0.1)
+    learner = Learner(policy, config)
+    start, values = policy.logits.detach().clone(), policy.values.detach().clone()
+    for _ in range(2):
+        learner.update(make_rollout())
+        assert torch.equal(policy.logits, start)
+        assert not torch.equal(policy.values, values)
+    learner.update(make_rollout())
+    assert not torch.equal(policy.logits, start)
+
+
+def test_a_warm_up_without_a_critic_takes_no_step(make_rollout, make_policy):
+    policy = make_policy()
+    before = parameters(policy)
+    Learner(policy, algorithm("reinforce", critic_warmup=1)).update(make_rollout())
+    assert torch.equal(parameters(policy), before)
+
+
+def test_frozen_parameters_stay(make_rollout, make_policy):
+    policy = make_policy()
+    policy.values.requires_grad_(False)
+    before = policy.values.clone()
+    Learner(policy, algorithm("ppo", weight_decay=0.1)).update(make_rollout())
+    assert torch.equal(policy.values, before)
+
+
+def test_the_moving_average_is_of_the_batches_before(make_rollout, make_policy):
+    learner = Learner(make_policy(), LearnerConfig(baseline="moving-average"))
+    assert learner.average.value == 0
+    rollout = make_rollout()
+    learner.update(rollout)
+    returns = torch.where(rollout.mask, rollout.rewards, 0).sum(1)
+    assert learner.average.value == pytest.approx(returns.mean().item())
+
+
+# Metrics
+
+
+def test_before_the_first_step_the_policy_is_the_one_that_sampled(make_rollout, make_policy):
+    policy = make_policy()
+    config = algorithm("ppo", epochs=1, minibatches=1)
+    metrics = Learner(policy, config).update(fresh(make_rollout(), policy))
+    for name in ("first_ratio_drift", "ratio_drift", "update_kl", "clip_fraction"):
+        assert metrics[name] == 0
+
+
+def test_a_policy_that_is_not_the_one_that_sampled_shows_in_the_first_drift(
+    make_rollout, make_policy
+):
+    rollout = make_rollout()
+    rollout.logprobs = rollout.logprobs - 0.5
+    config = algorithm("ppo", epochs=1, minibatches=1)
+    metrics = Learner(make_policy(), config).update(rollout)
+    drift = math.exp(0.5) - 1
+    assert metrics["first_ratio_drift"] == pytest.approx(drift)
+    assert metrics["update_kl"] == pytest.approx(drift - 0.5)
+    assert metrics["clip_fraction"] == 1
+
+
+def test_the_logged_entropy_is_the_mean_over_real_steps(make_rollout, make_policy):
+    policy, rollout = make_policy(), make_rollout()
+    p = policy.logits[rollout.inputs].softmax(-1)
+    expected = -(p * p.log()).sum(-1)[rollout.mask].mean().item()
+    assert Learner(policy, LearnerConfig()).update(rollout)["entropy"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("right, expected", [(True, 1.0), (False, 0.0)])
+def test_a_perfect_critic_explains_all_variance_and_a_constant_one_none(
+    make_rollout, make_policy, right, expected
+):
+    rollout = make_rollout()
+    real = torch.where(rollout.mask, rollout.rewards, 0)
+    to_go = real.flip(1).cumsum(1).flip(1)
+    after = torch.cat([to_go[:, 1:], torch.zeros_like(to_go[:, :1])], dim=1)
+    rollout.values = to_go if right else torch.full_like(to_go, 3.0)
+    rollout.next_values = after if right else (1 - rollout.ends) * 3.0
+    metrics = Learner(make_policy(), LearnerConfig(lam=1.0)).update(rollout)
+    assert metrics["explained_variance"] == pytest.approx(expected, abs=1e-9)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["rewards", "logprobs", "values", "next_values", "ref_logprobs"])
+def test_a_number_that_is_none_is_refused_with_its_row_and_step(
+    make_rollout, make_policy, name, bad
+):
+    policy, rollout = make_policy(), make_rollout()
+    before = parameters(policy)
+    row, step = [int(i) for i in rollout.mask.nonzero()[7]]
+    getattr(rollout, name)[row, step] = bad
+    with pytest.raises(FloatingPointError, match=f"^{name} of row {row}, step {step} is {bad}$"):
+        Learner(policy, EVERYTHING).update(rollout)
+    assert torch.equal(parameters(policy), before)
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1e200])
+def test_a_gradient_that_is_no_number_is_refused_and_no_step_is_taken(
+    make_rollout, make_policy, factor
+):
+    policy = make_policy()
+    before, evaluate = parameters(policy), policy.evaluate
+
+    def broken(rollout):
+        new = evaluate(rollout)
+        return replace(new, logprobs=new.logprobs * factor)
+
+    learner = Learner(policy, LearnerConfig(max_grad_norm=0.0))
+    policy.evaluate = broken
+    with pytest.raises(
+        FloatingPointError, match="gradient's norm is (nan|inf) in update 0; no step"
+    ):
+        learner.update(make_rollout())
+    assert torch.equal(parameters(policy), before)
+    policy.evaluate = evaluate
+    learner.update(make_rollout())  # and the learner can go on
+    assert torch.isfinite(parameters(policy)).all()
+
+
+def test_a_critic_that_is_not_there_is_asked_for(make_rollout, make_policy):
+    policy = make_policy()
+    evaluate = policy.evaluate
+    policy.evaluate = lambda rollout: replace(evaluate(rollout), values=None)
+    with pytest.raises(ValueError, match="needs a policy with values"):
+        Learner(policy, LearnerConfig()).update(make_rollout())
+    Learner(policy, algorithm("reinforce")).update(make_rollout())
+
+
+# Memory
+
+
+@pytest.mark.parametrize("baseline", ["critic", "moving-average"])
+def test_a_saved_learner_continues_bit_for_bit(make_rollout, make_policy, baseline):
+    config = algorithm("ppo", baseline=baseline, lr=0.05, lr_decay_updates=9, critic_warmup=1)
+
+    def go_on(learner, seeds):
+        return [learner.update(make_rollout(seed=seed)) for seed in seeds]
+
+    policy = make_policy()
+    learner = Learner(policy, config)
+    go_on(learner, range(3))
+    file = io.BytesIO()
+    torch.save([learner.state_dict(), policy.state_dict()], file)
+    expected = go_on(learner, range(3, 6))
+
+    file.seek(0)
+    saved, weights = torch.load(file, weights_only=True)
+    resumed = make_policy()
+    resumed.load_state_dict(weights)
+    other = Learner(resumed, config)
+    other.load_state_dict(saved)
+    assert go_on(other, range(3, 6)) == expected
+    assert torch.equal(parameters(resumed), parameters(policy))
+
+
+# Learning
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_algorithm_learns_a_two_armed_bandit(table_policy, name):
+    policy = table_policy(torch.zeros(1, 2))
+    learner = Learner(policy, algorithm(name, lr=0.1))
+    generator = torch.Generator().manual_seed(0)
+    ones = torch.ones(32, 1)
+    for _ in range(30):
+        p = policy.logits.detach().softmax(-1)[0]
+        arms = torch.multinomial(p, 32, replacement=True, generator=generator)[:, None]
+        rollout = Rollout(
+            inputs=torch.zeros(32, 1, dtype=torch.long),
+            actions=arms,
+            logprobs=p.log()[arms],
+            values=policy.values.detach().expand(32, 1),
+            next_values=0 * ones,
+            rewards=arms.float(),
+            ends=ones,
+            mask=ones,
+            group_size=4,
+        )
+        learner.update(rollout)
+    assert policy.logits.softmax(-1)[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("kl_in", ["reward", "loss"])
+def test_training_reaches_the_optimum_of_reward_less_kl(small_tree, kl_in):
+    """pi* = ref * exp(R / beta) / Z and J* = beta * log Z, from sampled completions alone."""
+    tree, beta, size = small_tree, 0.5, 256
+    policy = tree.policy()
+    tree.logits = policy.logits  # the tree now speaks of the policy that learns
+    ref = tree.logprobs(tree.ref_logits)
+    weights = tree.probs(tree.ref_logits) * (tree.total(tree.rewards) / beta).exp()
+    best, optimum = beta * weights.sum().log(), weights / weights.sum()
+
+    config = algorithm("rloo", lr=0.1, lr_decay_updates=300)
+    learner = Learner(policy, config)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(300):
+        rewards = tree.rewards
+        options = {"ref_logprobs": ref, "kl_coef": beta}
+        if kl_in == "reward":
+            rewards, options = rewards - beta * k1(tree.logprobs().detach(), ref), {}
+        p = tree.probs().detach()
+        rows = torch.multinomial(p, size, replacement=True, generator=generator)
+        learner.update(tree.rollout(rewards=rewards, group_size=size, **options)[rows])
+
+    p = tree.probs()
+    reached = p @ tree.total(tree.rewards) - beta * tree.kl()
+    assert best - reached < 0.02 * abs(best)
+    assert (p * (p / optimum).log()).sum() < 0.02
+
+
+# Padding
+
+
+def poisoned(rollout, poison):
+    """Every tensor of the rollout, with something else where nothing is real."""
+    changed = {"actions": torch.where(rollout.mask, rollout.actions, 1)}
+    changed["inputs"] = torch.where(rollout.mask, rollout.inputs, 2)
+    for field in fields(rollout):
+        x = getattr(rollout, field.name)
+        if isinstance(x, torch.Tensor) and x.is_floating_point():
+            changed[field.name] = torch.where(rollout.mask, x, poison)
+    return replace(rollout, **changed)
+
+
+def with_a_hole(rollout):
+    """Some rows end early and start anew, with a step between that is no transition."""
+    ends, mask = rollout.ends.clone(), rollout.mask.clone()
+    ends[:4, 1] = 1
+    mask[:4, 2] = False
+    return replace(rollout, ends=ends, mask=mask)
+
+
+@pytest.mark.parametrize("poison", [1e6, float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("name", [*NAMES, "everything"])
+@pytest.mark.parametrize("prepare", [lambda r: r, with_a_hole], ids=["right", "hole"])
+def test_padding_and_holes_change_nothing_at_all(make_rollout, make_policy, prepare, name, poison):
+    config = EVERYTHING if name == "everything" else algorithm(name)
+    runs = []
+    for bad in (0.0, poison):
+        policy = make_policy(poison=bad)
+        learner = Learner(policy, replace(config, max_grad_norm=0.0))
+        metrics = [
+            learner.update(poisoned(prepare(make_rollout(seed=seed)), bad)) for seed in range(2)
+        ]
+        runs.append((metrics, parameters(policy)))
+    assert runs[0][0] == runs[1][0]
+    assert torch.equal(runs[0][1], runs[1][1])
+
+
+@pytest.mark.parametrize("reduction", ["episode", "token", "constant"])
+def test_columns_of_padding_more_change_a_step_only_through_the_constant_reduction(
+    make_rollout, make_policy, reduction
+):
+    rollout = make_rollout()
+    wider = {}
+    for field in fields(rollout):
+        x = getattr(rollout, field.name)
+        if isinstance(x, torch.Tensor):
+            wider[field.name] = torch.cat([x, torch.zeros_like(x)], dim=1)
+    found = []
+    for each in (rollout, replace(rollout, **wider)):
+        policy = make_policy()
+        config = algorithm("reinforce", reduction=reduction, max_grad_norm=0.0)
+        Learner(policy, config).update(each)
+        found.append(gradients(policy))
+    factor = 2 if reduction == "constant" else 1
+    assert_close(found[1] * factor, found[0], atol=1e-12, rtol=0)
+
+
+def test_the_order_of_the_rows_does_not_matter(make_rollout, make_policy):
+    found = []
+    for rows in (slice(None), [6, 7, 0, 1, 4, 5, 2, 3]):  # groups of two stay together
+        policy = make_policy()
+        Learner(policy, algorithm("rloo", max_grad_norm=0.0)).update(make_rollout()[rows])
+        found.append(gradients(policy))
+    assert_close(*found, atol=1e-12, rtol=0)
+
+
+def test_updating_leaves_the_rollout_as_it_was(make_rollout, make_policy):
+    rollout, same = make_rollout(), copy.deepcopy(make_rollout())
+    Learner(make_policy(), EVERYTHING).update(rollout)
+    for field in fields(rollout):
+        one, other = getattr(rollout, field.name), getattr(same, field.name)
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def test_an_evaluation_needs_no_values():
+    nothing = torch.zeros(1, 1)
+    assert Evaluation(nothing, nothing).values is None
