@@ -1,0 +1,1 @@
+"""Gymnasium environments as episodes, for the same learner that trains language models."""

@@ -1,0 +1,75 @@
+"""Entropy as an objective, and as a warning sign.
+
+The maximum-entropy objective E[sum r_t + temperature * H(pi(.|s_t))] needs no new learner: a reward
+of -temperature * log pi(a_t|s_t) has exactly its gradient, as k1 in the reward has the KL's. Unlike
+the bonus in the loss, it also favours states in which the policy will be uncertain later.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from rlhf_pg.core.rollout import Rollout
+
+
+class Temperature:
+    """The weight of the entropy in the reward; with a `target`, tuned to keep the entropy near it.
+
+    log temperature += rate * (target - entropy), held within one nat of error: the dual ascent of
+    Haarnoja et al. (2018, eq. 18). `value` 0 and no target leaves rewards as they are. Raises
+    ValueError for a negative value, or a target with value 0.
+    """
+
+    def __init__(self, value: float, target: float | None = None, rate: float = 0.05) -> None:
+        if value < 0 or (target is not None and value == 0):
+            raise ValueError(f"entropy temperature must be above 0 to be tuned, not {value}")
+        self.value, self.target, self.rate = value, target, rate
+
+    def shape(self, rollout: Rollout) -> Rollout:
+        """The rollout with -temperature * log pi(a_t|s_t) added to its rewards."""
+        if self.value == 0:
+            return rollout
+        return replace(rollout, rewards=rollout.rewards - self.value * rollout.logprobs)
+
+    def update(self, entropy: float) -> None:
+        """Take in the policy's mean entropy, in nats per action."""
+        if self.target is not None:
+            error = min(max(self.target - entropy, -1.0), 1.0)
+            self.value *= math.exp(self.rate * error)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.value = state["value"]
+
+
+class CollapseWatch:
+    """Says once, in the first half of training, that the policy has all but stopped exploring.
+
+    For discrete actions, when the entropy falls under a tenth of its start; for real-valued ones,
+    whose entropy has no zero, when it falls by log 10 per dimension, that is when the deviations
+    are a tenth of their start.
+    """
+
+    def __init__(self, dimensions: int | None) -> None:
+        self.dimensions = dimensions  # of real-valued actions; None for discrete ones
+        self.start: float | None = None
+        self.warned = False
+
+    def look(self, entropy: float, share_done: float) -> str | None:
+        """The warning, if it is due now. `share_done` of training has passed, 0 to 1."""
+        if self.start is None:
+            self.start = entropy
+        if self.dimensions is None:
+            floor = self.start / 10
+        else:
+            floor = self.start - self.dimensions * math.log(10)
+        if self.warned or share_done > 0.5 or entropy >= floor:
+            return None
+        self.warned = True
+        return (
+            f"entropy collapsed early: {entropy:.3g} nats from {self.start:.3g} after "
+            f"{share_done:.0%} of training; raise --learner.entropy_coef or "
+            "--entropy_temperature, or lower --learner.lr"
+        )
