@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from reward_models import RewardError
@@ -76,6 +77,18 @@ def test_ended_and_cut_texts_score_differently():
     ended, cut = model(prompts, completions, finished=[True, False])
     assert abs(ended - cut) > 1e-3
     assert model(prompts, completions) == pytest.approx([ended, ended])
+
+
+def test_a_tokenizer_that_adds_bos_and_eos_itself_says_no_more_about_the_end():
+    tokenizer = word_tokenizer(pad_token="<pad>", eos_token="<eos>", bos_token="<bos>")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 1)]
+    )
+    rows = model_of(tokenizer=tokenizer).encode(["the"] * 2, [" film"] * 2, [True, False])
+    assert [tokenizer.convert_ids_to_tokens(row) for row in rows] == [
+        ["<bos>", "the", "film", "<eos>"],
+        ["<bos>", "the", "film"],
+    ]
 
 
 def test_an_empty_text_and_an_empty_batch_are_scored():
