@@ -1,0 +1,171 @@
+"""The `rlhf-pg` command: finds the command, reads its options, says what went wrong in one line."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+USAGE = """\
+Usage: rlhf-pg COMMAND [OPTIONS]
+
+Fine-tune a tiny language model toward a reward, exactly.
+"""
+
+
+@dataclass
+class Command:
+    """Where a command's options and its work are found; nothing is imported before it is asked."""
+
+    help: str
+    config: str  # module:Dataclass
+    run: str  # module:function
+    preset: str | None = None  # module:function of the fields named in preset_from
+    preset_from: tuple[str, ...] = ()
+    positional: str | None = None
+
+
+LANGUAGE = "rlhf_pg.language"
+COMMANDS: dict[str, Command] = {
+    "demo": Command(
+        "the whole story on the shipped film notes, in about three minutes",
+        "rlhf_pg.demo:DemoConfig",
+        "rlhf_pg.commands:demo",
+        preset="rlhf_pg.demo:preset",
+        preset_from=("preset",),
+    ),
+    "finetune": Command(
+        "train a language model on text, or make a tiny one that can speak",
+        f"{LANGUAGE}.finetuning:FinetuneConfig",
+        f"{LANGUAGE}.finetuning:finetune",
+    ),
+    "reward": Command(
+        "train a reward model on pairs of a better and a worse completion",
+        "rlhf_pg.commands:RewardConfig",
+        "rlhf_pg.commands:reward",
+    ),
+    "train": Command(
+        "fine-tune a language model toward a reward: reinforce ... ppo, rloo, grpo",
+        f"{LANGUAGE}.training:TrainConfig",
+        "rlhf_pg.commands:train",
+        preset=f"{LANGUAGE}.training:preset",
+        preset_from=("algorithm",),
+    ),
+    "sample": Command(
+        "read what a model writes, beside its score",
+        "rlhf_pg.commands:SampleConfig",
+        "rlhf_pg.commands:sample",
+        positional="model",
+    ),
+    "control": Command(
+        "the same learner on a Gymnasium environment",
+        "rlhf_pg.control.training:ControlConfig",
+        "rlhf_pg.control.training:train",
+        preset="rlhf_pg.control.training:preset",
+        preset_from=("algorithm", "env"),
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 where it worked, 2 where the input was wrong, 130 where it was stopped."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("rlhf-pg"))
+        return 0
+    try:
+        name = arguments[0]
+        if name not in COMMANDS:
+            raise ValueError(f"unknown command {name!r}: use one of {', '.join(COMMANDS)}")
+        command = COMMANDS[name]
+        config = read_config(name, command, arguments[1:])
+        find(command.run)(config)
+        return 0
+    except (ValueError, OSError, FloatingPointError) as error:
+        if debug:
+            raise
+        print(f"rlhf-pg: {error} (--debug shows where)", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("\nrlhf-pg: stopped; what the run folder holds so far is kept", file=sys.stderr)
+        return 130
+
+
+def overview() -> str:
+    """The commands, a line each."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:<{width}}{command.help}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            USAGE,
+            *lines,
+            "",
+            "`rlhf-pg COMMAND --help` lists a command's options with their usual ranges;",
+            "every command also takes --config FILE.yaml, and --debug for a whole traceback.",
+        ]
+    )
+
+
+def find(place: str) -> Any:
+    """The object at "module:name"."""
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def read_config(name: str, command: Command, arguments: Sequence[str]) -> Any:
+    """The command's dataclass from --config files, options and presets, in rising order of say.
+
+    A preset (an algorithm's settings, say) fills the defaults, so options are read twice: once to
+    learn which preset is meant, and once on top of it.
+    """
+    config_class = find(command.config)
+    parser = build_parser(name, command, config_class)
+    if command.preset and not {"-h", "--help"} & set(arguments):
+        asked = parser.parse_args(list(arguments))
+        chosen = find(command.preset)(*(asked[key] for key in command.preset_from))
+        parser = build_parser(name, command, config_class, asdict(chosen))
+    parsed = parser.instantiate_classes(parser.parse_args(list(arguments)))
+    return config_class(**{f.name: parsed[f.name] for f in fields(config_class)})
+
+
+def build_parser(
+    name: str, command: Command, config_class: Any, defaults: dict[str, Any] | None = None
+) -> Any:
+    """A jsonargparse parser of the dataclass: its fields are options, their docstrings the help."""
+    import jsonargparse
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(
+        prog=f"rlhf-pg {name}", description=command.help.capitalize() + ".", exit_on_error=True
+    )
+    parser.add_argument("--config", action="config", help="Read options from a YAML file.")
+    positional = {command.positional} if command.positional else set()
+    parser.add_class_arguments(config_class, skip=positional)
+    if command.positional:
+        field = next(f for f in fields(config_class) if f.name == command.positional)
+        parser.add_argument(field.name, nargs="?", default=field.default, help="A run or a model.")
+    if defaults:
+        parser.set_defaults(_flat({k: v for k, v in defaults.items() if k not in positional}))
+    return parser
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat
+
+
+if __name__ == "__main__":
+    sys.exit(main())

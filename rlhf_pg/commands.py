@@ -1,0 +1,159 @@
+"""The commands that need both a language model and a reward, which know nothing of each other."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reward_models.loading import load_reward
+from reward_models.preference import PreferenceConfig
+from reward_models.preference import train as fit
+from reward_models.reward_model import RewardModel
+from rlhf_pg import demo as story
+from rlhf_pg.language import data, models, training
+from rlhf_pg.language.policy import LanguagePolicy
+from rlhf_pg.language.sampling import sample as draw
+from rlhf_pg.progress import Progress, console
+from rlhf_pg.runs import Run
+
+GOLD = "film-notes-gold"
+
+
+@dataclass
+class RewardConfig:
+    """Train a Bradley-Terry reward model on preference pairs."""
+
+    data: str = "film-notes"
+    """Pairs: a file, folder or hub name with `prompt`, `chosen` and `rejected`."""
+    test: str | None = None
+    """Held-out pairs; without it, a share of the data (film-notes has its own)."""
+    model: str = "runs/base"
+    """The language model to begin with: a run, a folder, or a hub name."""
+    output: str | None = None
+    """Run folder; None takes runs/reward, or the next free number."""
+    learner: PreferenceConfig = field(default_factory=PreferenceConfig)
+    """How the model learns from the pairs."""
+
+
+def reward(config: RewardConfig) -> Run:
+    """Train a reward model, write the run folder, and report how often it is right."""
+    pairs = _pairs(data.read(config.data, "preferences"))
+    test = config.test or (data.FILM_NOTES if config.data == data.FILM_NOTES else None)
+    held_out = _pairs(data.read(test, "preferences", "test")) if test else None
+    models.suit_threads(models.load(config.model)[0])  # and a clear error where it is no model
+    model = RewardModel.from_base(models.model_folder(config.model), seed=config.learner.seed)
+    run = Run.create(config.output, "reward", config)
+    console.print(f"{len(pairs):,} pairs → {run.path}")
+    report = fit_with_progress(model, pairs, held_out, config.learner, run)
+    model.save_pretrained(run.path / "reward_model")
+    console.print(
+        f"held-out accuracy {report['accuracy']:.3f} on {report['held_out_pairs']:,} pairs; "
+        f"scores have mean 0, std 1 on their completions; model in {run.path / 'reward_model'}"
+    )
+    return run
+
+
+def fit_with_progress(
+    model: RewardModel,
+    pairs: list[dict[str, Any]],
+    held_out: list[dict[str, Any]] | None,
+    config: PreferenceConfig,
+    run: Run,
+) -> dict[str, Any]:
+    """Train with a progress bar; the losses go to metrics.jsonl."""
+    steps = -(-len(pairs) // config.batch_size) * config.epochs
+    with Progress(steps, "reward model") as progress:
+
+        def show(step: int, total: int, numbers: dict[str, float]) -> None:
+            progress.total = total
+            progress.update(step, loss=numbers["loss"], accuracy=numbers["accuracy"])
+            run.log(step, {"loss": numbers["loss"], "batch_accuracy": numbers["accuracy"]})
+
+        report = fit(model, pairs, held_out, config, progress=show)
+    run.log(steps, {name: report[name] for name in ("accuracy", "held_out_loss") if name in report})
+    return report
+
+
+def train(config: training.TrainConfig) -> Run:
+    """Fine-tune toward the reward, measuring the gold beside it."""
+    gold = config.gold or (GOLD if config.data == data.FILM_NOTES else None)
+    if config.reward == "runs/reward" and not Path(config.reward).exists():
+        raise ValueError("no reward model at runs/reward; `rlhf-pg reward` makes one")
+    run = training.train(config, load_reward(config.reward), load_reward(gold) if gold else None)
+    console.print(f"read what it writes with: rlhf-pg sample {run.path}")
+    return run
+
+
+@dataclass
+class SampleConfig:
+    """Read what a model writes."""
+
+    model: str = "runs/ppo"
+    """A run, a folder, or a hub name."""
+    prompt: list[str] | None = None
+    """Prompts to complete; None takes some of the data's."""
+    data: str = "film-notes"
+    """Where prompts come from: a source with a `prompt` column."""
+    reward: str | None = None
+    """Score each completion with this reward; film-notes completions get their gold score."""
+    count: int = 5
+    """How many prompts of the data."""
+    samples_per_prompt: int = 1
+    """Completions of each prompt."""
+    max_new_tokens: int = 48
+    """Longest completion, EOS included."""
+    temperature: float = 1.0
+    """Of sampling; below 1 the likely becomes likelier."""
+    greedy: bool = False
+    """Take the likeliest token each time instead of drawing one."""
+    seed: int = 0
+    """Of the draws."""
+
+
+def sample(config: SampleConfig) -> None:
+    """Print completions, each with its score where there is a reward."""
+    if config.count < 1 or config.samples_per_prompt < 1 or config.max_new_tokens < 1:
+        raise ValueError("count, samples_per_prompt and max_new_tokens must be at least 1")
+    model, tokenizer = models.load(config.model)
+    policy = LanguagePolicy(model, config.temperature, critic="none")
+    film_notes = config.prompt is None and config.data == data.FILM_NOTES
+    prompts = config.prompt or data.read(config.data, "prompts", "test")["prompt"]
+    prompts = prompts if config.prompt else prompts[:: max(1, len(prompts) // config.count)]
+    prompts = [p for p in prompts[: config.count] for _ in range(config.samples_per_prompt)]
+    training.check_prompt_lengths(model, tokenizer, prompts, config.max_new_tokens)
+    generator = torch.Generator().manual_seed(config.seed)
+    done = draw(policy, tokenizer, prompts, config.max_new_tokens, generator, config.greedy)
+    spec = config.reward or (GOLD if film_notes else None)
+    finished = done.finished.tolist()
+    scores = load_reward(spec)(prompts, done.texts, finished=finished) if spec else None
+    for i, text in enumerate(done.texts):
+        mark = "" if scores is None else f"[cyan]{scores[i]:+.2f}[/] "
+        end = "" if finished[i] else "[yellow] … cut[/]"
+        console.print(f"{mark}[dim]{_plain(prompts[i])}[/]{_plain(text)}{end}", soft_wrap=True)
+
+
+def demo(config: story.DemoConfig) -> Path:
+    """The whole story, with the shipped gold scorer and reward model."""
+
+    def fit_reward(base: Path, pairs: list[dict[str, Any]], output: Path) -> tuple[Any, float]:
+        held_out = max(1, len(pairs) // 10)
+        learner = PreferenceConfig(seed=config.seed)
+        run = Run.create(output, "reward", asdict(learner))
+        model = RewardModel.from_base(base, seed=config.seed)
+        report = fit_with_progress(
+            model, pairs[held_out:], pairs[:held_out], learner, run
+        )  # fmt: skip
+        model.save_pretrained(output / "reward_model")
+        return model, report["accuracy"]
+
+    return story.demo(config, load_reward(GOLD), fit_reward)
+
+
+def _pairs(rows: data.Rows) -> list[dict[str, Any]]:
+    return [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+
+
+def _plain(text: str) -> str:
+    """Text from a model is data: brackets in it are no markup."""
+    return text.replace("[", r"\[")

@@ -1,0 +1,1 @@
+"""Tokens as actions: a small causal language model is the policy."""

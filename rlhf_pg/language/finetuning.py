@@ -1,0 +1,189 @@
+"""Next-token training, so that the tiny model can speak before it is rewarded."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_pg.language import data, models
+from rlhf_pg.progress import Progress, console
+from rlhf_pg.runs import Run, saved_whole
+
+
+@dataclass
+class FinetuneConfig:
+    """Train a language model on text."""
+
+    data: str = "film-notes"
+    """Text: a file, folder or hub name with a `text` column, or `prompt` and `completion`."""
+    test: str | None = None
+    """Held-out text; without it, the last 5 % of the data (film-notes has its own)."""
+    model: str | None = None
+    """A model to start from: a folder, a run or a hub name. None makes a tiny one."""
+    tokenizer: Literal["word", "bpe"] = "word"
+    """Of a new model: whole words (small closed vocabularies), or byte-level pairs (any text)."""
+    vocabulary: int = 2000
+    """Of a new tokenizer: its most entries, usually 200 to 8,000."""
+    width: int = 128
+    """Of a new model: hidden size, usually 64 to 256."""
+    layers: int = 2
+    """Of a new model: transformer blocks, usually 2 to 6."""
+    heads: int = 4
+    """Of a new model: attention heads; they divide the width."""
+    context: int = 128
+    """Of a new model: the most tokens it can attend to; longer texts are cut."""
+    epochs: int = 3
+    """Passes over the text, usually 1 to 10."""
+    batch_size: int = 32
+    """Texts in a gradient step, usually 16 to 128."""
+    lr: float = 3e-3
+    """Peak learning rate, warmed up and then annealed to 0; usually 1e-3 to 5e-3 (tiny models),
+    1e-5 to 1e-4 (pretrained ones)."""
+    seed: int = 0
+    """Of the weights and the order of the texts."""
+    output: str | None = None
+    """Run folder; None takes runs/base, or the next free number."""
+
+
+def finetune(config: FinetuneConfig) -> Run:
+    """Train, write the run folder, and say what came of it."""
+    train, test = read_corpus(config)
+    torch.manual_seed(config.seed)
+    if config.model is None:
+        tokenizer: Any = models.train_tokenizer(train, config.tokenizer, config.vocabulary)
+        model: Any = models.tiny_model(
+            tokenizer, config.width, config.layers, config.heads, config.context
+        )
+    else:
+        model, tokenizer = models.load(config.model)
+    models.suit_threads(model)
+    limit = models.context_length(model) or config.context
+    encoded, held_out = (encode(tokenizer, texts, limit) for texts in (train, test))
+    run = Run.create(config.output, "base", config)
+    parameters = sum(p.numel() for p in model.parameters())
+    tokens = sum(map(len, encoded))
+    console.print(
+        f"{len(train):,} texts, {tokens:,} tokens, vocabulary {len(tokenizer):,}; "
+        f"model of {parameters:,} parameters → {run.path}"
+    )
+    steps = math.ceil(len(encoded) / config.batch_size) * config.epochs
+    with Progress(steps, "fine-tuning") as progress:
+
+        def log(step: int, numbers: dict[str, float]) -> None:
+            progress.update(step, **numbers)
+            if "held_out_loss" in numbers:
+                run.log(step, numbers)
+
+        losses = train_next_token(
+            model, encoded, held_out, config.epochs, config.batch_size, config.lr, config.seed, log
+        )
+    with saved_whole(run.path / "policy") as folder:
+        models.save(folder, model, tokenizer)
+    held = losses["held_out_loss"]
+    console.print(
+        f"held-out loss {held:.3f} nats per token (perplexity {math.exp(held):.2f}); "
+        f"model in {run.path / 'policy'}"
+    )
+    return run
+
+
+def read_corpus(config: FinetuneConfig) -> tuple[list[str], list[str]]:
+    """Texts to train on and texts held out."""
+    train = data.read(config.data, "corpus")
+    if config.test is not None:
+        test = data.read(config.test, "corpus", "test")
+    elif config.data == data.FILM_NOTES:
+        test = data.read(data.FILM_NOTES, "corpus", "test")
+    else:
+        train, test = data.hold_out(train)
+    return train["text"], test["text"]
+
+
+def encode(tokenizer: Any, texts: list[str], limit: int) -> list[list[int]]:
+    """Token ids of each text and its EOS, cut at `limit` tokens (a cut text has no EOS)."""
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [[*row, tokenizer.eos_token_id][:limit] for row in ids]
+
+
+def train_next_token(
+    model: Any,
+    texts: list[list[int]],
+    held_out: list[list[int]],
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    log: Callable[[int, dict[str, float]], None],
+) -> dict[str, float]:
+    """Minimise the cross-entropy of the next token; returns the last losses, nats per token.
+
+    Texts of like length share a batch, so little of it is padding; the order of batches is random.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, fused=True)
+    steps = math.ceil(len(texts) / batch_size) * epochs
+    warmup = min(100, steps // 10 + 1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda s: min((s + 1) / warmup, 0.5 * (1 + math.cos(math.pi * s / steps))),
+    )
+    losses: dict[str, float] = {}
+    step = 0
+    for _ in range(epochs):
+        model.train()
+        for batch in length_buckets(texts, batch_size, generator):
+            loss = next_token_loss(model, batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            step += 1
+            if step % 10 == 0 or step == steps:
+                losses["loss"] = float(loss.detach())
+                log(step, losses)
+        model.eval()
+        losses = {**losses, "held_out_loss": corpus_loss(model, held_out)}
+        if not math.isfinite(losses["held_out_loss"]):
+            raise FloatingPointError("the loss is no longer finite; lower the learning rate")
+        log(step, losses)
+    return losses
+
+
+def length_buckets(
+    texts: list[list[int]], batch_size: int, generator: torch.Generator
+) -> list[list[list[int]]]:
+    """Batches of texts of like length, in random order; ties in length are shuffled too."""
+    jitter = torch.rand(len(texts), generator=generator).tolist()
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]) + jitter[i])
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    shuffled = torch.randperm(len(batches), generator=generator).tolist()
+    return [[texts[i] for i in batches[b]] for b in shuffled]
+
+
+def next_token_loss(model: Any, batch: list[list[int]]) -> Tensor:
+    """Mean cross-entropy per real token, nats; the mask comes from lengths, so EOS is learned."""
+    device = next(model.parameters()).device
+    rows = [torch.tensor(row) for row in batch]
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
+    lengths = torch.tensor([len(row) for row in batch], device=device)
+    mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
+    logits = model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1].long()).logits
+    targets = torch.where(mask[:, 1:], ids[:, 1:], -100)
+    return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+
+
+@torch.no_grad()
+def corpus_loss(model: Any, texts: list[list[int]], batch_size: int = 128) -> float:
+    """Cross-entropy over all tokens of `texts`, nats per token."""
+    total, count = 0.0, 0
+    ordered = sorted((t for t in texts if len(t) > 1), key=len)
+    for start in range(0, len(ordered), batch_size):
+        batch = ordered[start : start + batch_size]
+        tokens = sum(len(row) - 1 for row in batch)
+        total += float(next_token_loss(model, batch)) * tokens
+        count += tokens
+    return total / max(count, 1)

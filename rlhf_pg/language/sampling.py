@@ -1,0 +1,104 @@
+"""Prompts in, completions out, with the log-probability and value of every token on the way."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from rlhf_pg.language.policy import LanguagePolicy
+
+
+@dataclass
+class Completions:
+    """B completions of at most T tokens, padded on the right."""
+
+    prompt_ids: Tensor  # (B, P) padded on the left
+    prompt_mask: Tensor  # (B, P)
+    ids: Tensor  # (B, T) EOS included
+    mask: Tensor  # (B, T) from lengths: True up to and with the EOS
+    logprobs: Tensor  # (B, T)
+    values: Tensor  # (B, T + 1) V(s_t), and last of all V of the state after the T-th token
+    finished: Tensor  # (B,) ended by EOS, not by the length limit
+    prompts: list[str]
+    texts: list[str]  # with the space that joins them to their prompt; no special tokens
+
+
+@torch.no_grad()
+def sample(
+    policy: LanguagePolicy,
+    tokenizer: Any,
+    prompts: list[str],
+    max_new_tokens: int,
+    generator: torch.Generator,
+    greedy: bool = False,
+) -> Completions:
+    """One completion of each prompt, drawn token by token from the policy's whole distribution.
+
+    Nothing is cut off the distribution (no top-k, no top-p), so what was sampled is what is scored.
+    """
+    batch = tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False)
+    device = next(policy.parameters()).device
+    prompt_ids, prompt_mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
+    rows, eos, pad = len(prompts), tokenizer.eos_token_id, tokenizer.pad_token_id
+
+    ids = torch.full((rows, max_new_tokens), pad, device=device)
+    logprobs = torch.zeros(rows, max_new_tokens, device=device)
+    values = torch.zeros(rows, max_new_tokens + 1, device=device)
+    lengths = torch.full((rows,), max_new_tokens, device=device)
+    finished = torch.zeros(rows, dtype=torch.bool, device=device)
+    live = torch.arange(rows, device=device)  # rows still being written
+
+    cache, fed, seen = DynamicCache(config=policy.model.config), prompt_ids, prompt_mask
+    for t in range(max_new_tokens):
+        logp, value, cache = policy(fed, seen, keep=1, cache=cache)
+        logp, values[live, t] = logp[:, -1], value[:, -1]
+        token = logp.argmax(-1, keepdim=True) if greedy else _draw(logp, generator)
+        ids[live, t] = token.squeeze(1)
+        logprobs[live, t] = logp.gather(1, token).squeeze(1)
+        ended = live[(token.squeeze(1) == eos) & ~finished[live]]
+        lengths[ended] = t + 1
+        finished[ended] = True
+        going = ~finished[live]
+        if not going.any():
+            break
+        if going.sum() <= 0.75 * len(live):  # finished rows cost as much as live ones: drop them
+            kept = going.nonzero().squeeze(1)
+            cache.batch_select_indices(kept)
+            live, token, seen = live[kept], token[kept], seen[kept]
+        fed, seen = token, torch.cat([seen, torch.ones_like(token)], dim=1)
+    else:
+        _, value, _ = policy(fed, seen, keep=1, cache=cache)
+        values[live, max_new_tokens] = value[:, -1]
+
+    steps = int(lengths.max())
+    mask = torch.arange(steps, device=device) < lengths[:, None]
+    ids = torch.where(mask, ids[:, :steps], pad)
+    texts = completion_texts(tokenizer, prompt_ids, prompt_mask, ids, mask)
+    return Completions(
+        prompt_ids, prompt_mask, ids, mask, torch.where(mask, logprobs[:, :steps], 0.0),
+        values[:, : steps + 1], finished, prompts, texts,
+    )  # fmt: skip
+
+
+def _draw(logprobs: Tensor, generator: torch.Generator) -> Tensor:
+    """One token per row (B, 1), drawn on the generator's device so that runs repeat anywhere."""
+    probs = logprobs.exp().to(generator.device)
+    return torch.multinomial(probs, 1, generator=generator).to(logprobs.device)
+
+
+def completion_texts(
+    tokenizer: Any, prompt_ids: Tensor, prompt_mask: Tensor, ids: Tensor, mask: Tensor
+) -> list[str]:
+    """What each completion adds to its prompt's text.
+
+    A completion decoded alone would lose the space before it in some tokenizers, so prompt and
+    whole are both decoded and the one is taken off the other.
+    """
+    heads = [p[m.bool()] for p, m in zip(prompt_ids, prompt_mask, strict=True)]
+    tails = [c[m.bool()] for c, m in zip(ids, mask, strict=True)]
+    wholes = [torch.cat(pair).tolist() for pair in zip(heads, tails, strict=True)]
+    before = tokenizer.batch_decode([h.tolist() for h in heads], skip_special_tokens=True)
+    after = tokenizer.batch_decode(wholes, skip_special_tokens=True)
+    return [a[len(b) :] if a.startswith(b) else a for a, b in zip(after, before, strict=True)]

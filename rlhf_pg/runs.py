@@ -1,0 +1,121 @@
+"""A run folder: what was asked for, what happened, and what came out.
+
+runs/NAME/
+  config.yaml     every option, resolved; `--config` on it repeats the run
+  metrics.jsonl   one line per iteration, keys as in METRICS
+  samples.jsonl   completions over time, only ever appended to
+  policy/         the trained model, there only when it is whole
+"""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+METRICS: dict[str, str] = {
+    "iteration": "rollouts learned from so far",
+    "seconds": "time since the run began",
+    # text
+    "score": "mean reward of a completion, before the KL penalty",
+    "score_std": "standard deviation of that over the rollout",
+    "gold": "mean gold score, which the policy is not trained on",
+    "kl": "mean over completions of the summed k1: KL(policy || reference) in nats",
+    "kl_k3": "the same by k3, which has less variance",
+    "kl_coef": "coefficient of the KL penalty",
+    "objective": "score - kl_coef * kl: what is maximised",
+    "length": "mean tokens of a completion, EOS included",
+    "eos_rate": "share of completions that ended by themselves",
+    "tokens_per_second": "tokens sampled and learned from, per second of the iteration",
+    "loss": "next-token cross-entropy, nats per token",
+    "held_out_loss": "the same on held-out text",
+    "accuracy": "share of held-out pairs whose chosen completion scores higher",
+    # the learner
+    "policy_loss": "what is minimised; about 0 for centred on-policy advantages, and rightly so",
+    "value_loss": "half the critic's mean squared error",
+    "kl_loss": "k2 of whole completions, where the KL stands in the loss",
+    "entropy": "mean entropy of the policy, nats per action",
+    "update_kl": "k3 estimate of KL(policy before || after) within the update",
+    "ratio_drift": "mean |new/old probability - 1| of the actions",
+    "first_ratio_drift": "the same in the first minibatch: above 1e-5, sampling is not scoring",
+    "clip_fraction": "share of actions whose ratio left the clip range",
+    "grad_norm": "norm of the gradient before clipping",
+    "advantage_std": "standard deviation of the advantages",
+    "explained_variance": "1 - Var(target - V) / Var(target): 1 is a perfect critic, below 0 harms",
+    "learning_rate": "Adam's learning rate in this update",
+    "gradient_steps": "optimiser steps in this update",
+}
+
+
+@contextmanager
+def saved_whole(folder: Path) -> Iterator[Path]:
+    """Fill a temporary sibling, which becomes `folder` only if nothing fails.
+
+    What stood at `folder` before is replaced at that moment and not sooner.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    filling = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield filling
+        filling.chmod(0o755)  # mkdtemp keeps it private
+        if folder.exists():
+            shutil.rmtree(folder)
+        filling.rename(folder)
+    finally:
+        shutil.rmtree(filling, ignore_errors=True)
+
+
+class Run:
+    """One run's folder, open for writing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.started = time.monotonic()
+
+    @classmethod
+    def create(cls, output: str | Path | None, name: str, config: Any) -> "Run":
+        """Make the folder: `output`, or the first free of runs/NAME, runs/NAME-2, ...
+
+        Raises ValueError where `output` already holds something: no run overwrites another.
+        """
+        if output is not None:
+            path = Path(output)
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise ValueError(f"{path} already holds something; choose another --output")
+        else:
+            names = [name, *(f"{name}-{i}" for i in range(2, 10_000))]
+            path = next(p for p in (Path("runs") / n for n in names) if not p.exists())
+        path.mkdir(parents=True, exist_ok=True)
+        values = asdict(config) if is_dataclass(config) else dict(config)  # type: ignore[arg-type]
+        values.pop("output", None)  # repeating a run makes a new folder
+        (path / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+        return cls(path)
+
+    def log(self, iteration: int, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Append a line to metrics.jsonl and return it."""
+        seconds = round(time.monotonic() - self.started, 3)
+        line = {"iteration": iteration, "seconds": seconds, **metrics}
+        self._append("metrics.jsonl", [line])
+        return line
+
+    def samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows to samples.jsonl."""
+        self._append("samples.jsonl", rows)
+
+    def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        with open(self.path / name, "a", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a jsonl file."""
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file if line.strip()]
