@@ -21,22 +21,38 @@ from rlhf_pg.core.losses import Reduction
 from rlhf_pg.core.masked import masked_mean, masked_var, zero_padding
 from rlhf_pg.core.rollout import Evaluation, Policy, Rollout
 
-__all__ = ["Evaluation", "Learner", "LearnerConfig", "Policy", "Rollout", "estimate_advantages"]
+__all__ = [
+    "Evaluation",
+    "Learner",
+    "LearnerConfig",
+    "Policy",
+    "Rollout",
+    "adam",
+    "estimate_advantages",
+]
+
+
+def adam(parameters: list[torch.nn.Parameter], config: LearnerConfig) -> torch.optim.AdamW:
+    """The optimiser that a configuration asks for."""
+    return torch.optim.AdamW(
+        parameters,
+        lr=config.lr,
+        eps=config.adam_eps,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
 
 
 class Learner:
     """Updates a policy from rollouts; the optimiser, its schedule and what they must remember."""
 
-    def __init__(self, policy: Policy, config: LearnerConfig, accelerator: Any = None) -> None:
+    def __init__(
+        self, policy: Policy, config: LearnerConfig, accelerator: Any = None, optimizer: Any = None
+    ) -> None:
+        """`optimizer` replaces `adam(parameters, config)`, for one that shares its statistics."""
         self.policy, self.config, self.accelerator = policy, config, accelerator
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=config.lr,
-            eps=config.adam_eps,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.optimizer = optimizer or adam(self.parameters, config)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.average = baselines.MovingAverage()
         self.updates = 0
