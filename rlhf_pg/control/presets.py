@@ -82,7 +82,9 @@ CONTROL_ALGORITHMS = ("reinforce", "reinforce-baseline", "actor-critic", "a2c", 
 # learner are told from those of the run by their names, which never clash but for `seed`.
 _TUNED: dict[tuple[str, str], dict[str, Any]] = {
     ("CartPole-v1", "reinforce-baseline"): dict(lr=0.02),
-    ("CartPole-v1", "a2c"): dict(environments=32, rollout_steps=16, lr=5e-3, gamma=0.98, lam=1.0),
+    ("CartPole-v1", "reinforce"): dict(lr=5e-3),
+    ("CartPole-v1", "a2c"): dict(environments=32, lr=0.01, gamma=0.98, lam=0.97),
+    ("CartPole-v1", "a3c"): dict(environments=8, lr=5e-3, gamma=0.98, lam=0.97),
     ("CartPole-v1", "ppo"): dict(environments=32, lr=5e-3, gamma=0.98, lam=0.97, minibatches=2),
 }
 

@@ -4,6 +4,8 @@ Collector -> Rollout -> reward scale, entropy -> Learner.update -> moments, temp
 """
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +25,12 @@ from rlhf_pg.core.rollout import Rollout
 class Synchronous:
     """Everything that one run remembers: environments, policy, learner, moments, temperature."""
 
-    def __init__(self, config: ControlConfig, rank: int = 0, optimizer: Any = None) -> None:
+    def __init__(
+        self,
+        config: ControlConfig,
+        rank: int = 0,
+        optimizer: Callable[[ActorCritic], Any] | None = None,
+    ) -> None:
         config.check()
         self.config = config
         # Far apart, so that no two processes, nor any two seeds, share a stream.
@@ -31,7 +38,8 @@ class Synchronous:
         environments = make_environments(config.env, config.environments, config.env_options)
         self.policy = make_policy(config, environments)
         learner = replace(config.learner, seed=config.learner.seed + seed)
-        self.learner = Learner(self.policy, learner)
+        own = optimizer(self.policy) if optimizer else None
+        self.learner = Learner(self.policy, learner, optimizer=own)
         self.collector = Collector(environments, self.policy, seed)
         self.reward_scale = RewardScale(config.environments, config.learner.gamma)
         self.temperature = Temperature(config.entropy_temperature, config.target_entropy)
@@ -76,6 +84,10 @@ class Synchronous:
             metrics["score"] = float(np.mean([episode.score for episode in finished]))
             metrics["length"] = float(np.mean([episode.length for episode in finished]))
         return metrics
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Between two iterations nothing happens anyway."""
+        return nullcontext()
 
     def close(self) -> None:
         """Release the environments."""

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +26,7 @@ class Learning(Protocol):
     seconds: float
 
     def iterate(self) -> dict[str, float]: ...
+    def paused(self) -> AbstractContextManager[None]: ...
     def close(self) -> None: ...
 
 
@@ -53,12 +55,14 @@ def learn(
             line["training_seconds"] = round(training.seconds, 4)
             if training.steps >= due:
                 due = training.steps + config.eval_interval
-                scores = evaluate()
+                with training.paused():
+                    scores = evaluate()
                 line["eval_score"], line["eval_score_std"] = scores.mean(), scores.std()
                 solved = surely_reaches(scores, config.threshold)
             report(line)
             lines.append(line)
-        scores = evaluate()
+        with training.paused():
+            scores = evaluate()
     finally:
         evaluate.close()
         training.close()
