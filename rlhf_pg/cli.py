@@ -1,6 +1,9 @@
 """The `rlhf-pg` command: finds the command, reads its options, says what went wrong in one line."""
 
+import argparse
+import difflib
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -83,7 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         name = arguments[0]
         if name not in COMMANDS:
-            raise ValueError(f"unknown command {name!r}: use one of {', '.join(COMMANDS)}")
+            raise ValueError(
+                f"unknown command {name!r}{_suggest(name, list(COMMANDS))}: "
+                f"use one of {', '.join(COMMANDS)}"
+            )
         command = COMMANDS[name]
         config = read_config(name, command, arguments[1:])
         find(command.run)(config)
@@ -91,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         if debug:
             raise
-        print(f"rlhf-pg: {error} (--debug shows where)", file=sys.stderr)
+        line = " ".join(str(error).split()) or type(error).__name__
+        print(f"rlhf-pg: {line} (--debug shows where)", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if debug:
@@ -130,10 +137,10 @@ def read_config(name: str, command: Command, arguments: Sequence[str]) -> Any:
     config_class = find(command.config)
     parser = build_parser(name, command, config_class)
     if command.preset and not {"-h", "--help"} & set(arguments):
-        asked = parser.parse_args(list(arguments))
+        asked = _parse(parser, name, arguments)
         chosen = find(command.preset)(*(asked[key] for key in command.preset_from))
         parser = build_parser(name, command, config_class, asdict(chosen))
-    parsed = parser.instantiate_classes(parser.parse_args(list(arguments)))
+    parsed = parser.instantiate(_parse(parser, name, arguments))
     return config_class(**{f.name: parsed[f.name] for f in fields(config_class)})
 
 
@@ -145,7 +152,10 @@ def build_parser(
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
-        prog=f"rlhf-pg {name}", description=command.help.capitalize() + ".", exit_on_error=True
+        prog=f"rlhf-pg {name}",
+        description=command.help.capitalize() + ".",
+        exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="Read options from a YAML file.")
     positional = {command.positional} if command.positional else set()
@@ -156,6 +166,40 @@ def build_parser(
     if defaults:
         parser.set_defaults(_flat({k: v for k, v in defaults.items() if k not in positional}))
     return parser
+
+
+def _parse(parser: Any, name: str, arguments: Sequence[str]) -> Any:
+    """Read options; ValueError, in one line, for what cannot be read."""
+    try:
+        return parser.parse_args(list(arguments))
+    except argparse.ArgumentError as error:
+        known = list(parser.get_defaults().keys())
+        raise ValueError(_what_is_wrong(str(error), name, known)) from error
+
+
+def _what_is_wrong(text: str, name: str, known: list[str]) -> str:
+    """jsonargparse's complaint about an option, in a person's words."""
+    text = " ".join(text.split())
+    unknown = re.search(r"unrecognized arguments: ([^\s=]+)|Option '(.+?)' is not accepted", text)
+    if unknown:
+        option = unknown[1] or unknown[2]
+        near = _suggest(option.removeprefix("--"), known)
+        return f"unknown option {option}{near}: `rlhf-pg {name} --help` lists the options"
+    text = re.sub(r'Parser key "([^"]+)":', r"--\1:", text)
+    text = re.sub(
+        r"Does not validate against any of the Union subtypes Subtypes: \[(.+?)\] Errors: .* "
+        r"Given value: (.*)",
+        r"Expected a \1. Got value: \2",
+        text,
+    )
+    text = re.sub(r"<class '(\w+)'>", r"\1", text).replace("NoneType", "null")
+    text = re.sub(r"typing\.Literal\[(.+?)\]", r"one of \1", text)
+    return text.replace("Expected a ", "expected ").replace(". Got value:", ", got")
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
