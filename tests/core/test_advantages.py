@@ -121,27 +121,47 @@ def test_padding_changes_nothing(make_rollout, config, poison):
         assert (other[~rollout.mask] == 0).all()
 
 
-@pytest.mark.parametrize("n_steps", [None, 1, 2, 3])
-@pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
-def test_a_step_that_is_no_transition_splits_a_row_in_two(n_steps, lam):
-    """An end, a hole, a new episode: as if the episodes were rows of their own."""
-    config = LearnerConfig(lam=lam, n_steps=n_steps, gamma=0.9)
-    nan = float("nan")
-    joined = by_hand(
-        values=tensor([1, 2, nan, 3, 4, 5]),
-        next_values=tensor([2, 7, nan, 4, 5, 9]),
-        rewards=tensor([1, 2, nan, 3, 4, 5]),
-        ends=tensor([0, 1, 0, 0, 0, 1]),
-        mask=tensor([1, 1, 0, 1, 1, 1]),
+SPLIT = [
+    LearnerConfig(baseline="none", gamma=0.9),
+    *(LearnerConfig(lam=lam, gamma=0.9) for lam in (0.0, 0.7, 1.0)),
+    *(LearnerConfig(n_steps=n, gamma=0.9) for n in (1, 2, 3)),
+]
+
+
+def two_episodes(between):
+    """Two steps and three in one row; `between` stands in every field where nothing is real."""
+    gap = [between] if between is not None else []
+    return by_hand(
+        values=tensor([1, 2, *gap, 3, 4, 5]),
+        next_values=tensor([2, 7, *gap, 4, 5, 9]),
+        rewards=tensor([1, 2, *gap, 3, 4, 5]),
+        ends=tensor([0, 1, *(0 for _ in gap), 0, 0, 1]),
+        mask=tensor([1, 1, *(0 for _ in gap), 1, 1, 1]),
     )
-    parts = [
-        replace(joined, **{name: getattr(joined, name)[:, part] for name in FIELDS})
-        for part in (slice(0, 2), slice(3, 6))
-    ]
+
+
+def columns(rollout, part):
+    return replace(rollout, **{name: getattr(rollout, name)[:, part] for name in FIELDS})
+
+
+@pytest.mark.parametrize("config", SPLIT)
+def test_an_end_splits_a_row_in_two(config):
+    joined = two_episodes(between=None)
     whole = estimate_advantages(joined, config)
+    for part in (slice(0, 2), slice(2, 5)):
+        alone = estimate_advantages(columns(joined, part), config)
+        for i in range(2):
+            assert_close(whole[i][:, part], alone[i])
+
+
+@pytest.mark.parametrize("config", SPLIT)
+@pytest.mark.parametrize("between", [0.0, 1e6, float("nan")])
+def test_a_step_that_is_no_transition_may_stand_between_two_episodes(config, between):
+    joined, holed = two_episodes(between=None), two_episodes(between)
+    expected, actual = estimate_advantages(joined, config), estimate_advantages(holed, config)
     for i in range(2):
-        expected = [estimate_advantages(part, config)[i] for part in parts]
-        assert_close(whole[i], torch.cat([expected[0], tensor([0]), expected[1]], dim=1))
+        assert torch.equal(actual[i][holed.mask.bool()], expected[i].flatten())
+        assert actual[i][0, 2] == 0
 
 
 @pytest.mark.parametrize("n_steps", [None, 1, 2, 5])
