@@ -50,13 +50,13 @@ class DemoConfig:
     """Film notes to learn to speak from; all there are is 6,000."""
     epochs: int = 3
     """Passes over them, usually 2 to 4."""
-    pairs: int = 3000
+    pairs: int = 4000
     """Preference pairs, usually 3,000 to 6,000; 1,000 make a noisy judge."""
-    noise: float = 0.7
-    """P(choose a) = sigmoid((gold a - gold b) / noise), usually 0.5 to 2."""
+    noise: float = 0.5
+    """P(choose a) = sigmoid((gold a - gold b) / noise), usually 0.3 to 2."""
     iterations: int = 60
     """PPO rollouts of 64 completions, usually 50 to 150."""
-    kl_coef: float = 0.1
+    kl_coef: float = 0.2
     """The KL coefficient of the run that has one."""
     seed: int = 0
     """Of everything."""
