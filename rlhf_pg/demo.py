@@ -175,7 +175,7 @@ def _show(table: dict[str, dict[str, float]], samples: list[dict[str, Any]]) -> 
     """The table, and the completions side by side."""
     numbers = Table("", *WAYS, title="Means on prompts that no run was trained on")
     for key, label in ROWS.items():
-        numbers.add_row(label, *(f"{table[way][key]:.2f}" for way in WAYS))
+        numbers.add_row(label, *(f"{table[way][key] + 0:.2f}" for way in WAYS))
     console.print(numbers)
     side = Table(*WAYS, title="The same prompts, answered by each", show_lines=True)
     for prompt in dict.fromkeys(row["prompt"] for row in samples):

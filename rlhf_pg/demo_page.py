@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 460, 280, 44, 36, 18, 14
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 460, 280, 44, 36, 18, 116
 COLOURS = {"learned reward": "#0072b2", "gold": "#d55e00"}  # told apart by colour-blind eyes
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --quiet: #5c6670; --line: #d5dae0;
@@ -47,10 +47,10 @@ def write_page(
     path.with_suffix(".svg").write_text(picture, encoding="utf-8")
     without, near = table["without KL"], table["with KL"]
     lead = (
-        f"Without the KL term, the learned reward goes from {table['base']['score']:+.1f} to "
-        f"{without['score']:+.1f} while the gold score, which the policy never sees, goes from "
-        f"{table['base']['gold']:+.1f} to {without['gold']:+.1f}. With it, gold ends at "
-        f"{near['gold']:+.1f}."
+        f"Without the KL term, the learned reward goes from {signed(table['base']['score'])} to "
+        f"{signed(without['score'])} while the gold score, which the policy never sees, goes from "
+        f"{signed(table['base']['gold'])} to {signed(without['gold'])}. With it, gold ends at "
+        f"{signed(near['gold'])}."
     )
     body = f"""<h1>Film notes: what a reward model is pleased by</h1>
 <p class="lead">{lead}</p>
@@ -86,6 +86,12 @@ def over_optimisation(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> st
     )
 
 
+def signed(value: float, digits: int = 1) -> str:
+    """A number with its sign, and none where it rounds to zero."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
 def _own_style() -> str:
     """So that the .svg alone looks as it does on the page, on white and on black."""
     rules = (
@@ -98,7 +104,7 @@ def _panel(title: str, rows: Sequence[Mapping[str, float]], low: float, high: fl
     last = max(row["iteration"] for row in rows)
 
     def x(iteration: float) -> float:
-        return LEFT + (iteration - 1) / max(last - 1, 1) * (WIDTH - LEFT - RIGHT - 96)
+        return LEFT + (iteration - 1) / max(last - 1, 1) * (WIDTH - LEFT - RIGHT)
 
     def y(value: float) -> float:
         return TOP + (high - value) / ((high - low) or 1) * (HEIGHT - TOP - BOTTOM)
@@ -108,7 +114,7 @@ def _panel(title: str, rows: Sequence[Mapping[str, float]], low: float, high: fl
         parts.append(
             f'<line class="axis" x1="{LEFT}" x2="{x(last):.1f}" y1="{y(tick):.1f}" '
             f'y2="{y(tick):.1f}"/><text x="{LEFT - 8}" y="{y(tick) + 4:.1f}" '
-            f'text-anchor="end">{tick:+g}</text>'
+            f'text-anchor="end">{signed(tick, 0)}</text>'
         )
     for i in (1, last):
         parts.append(f'<text x="{x(i):.1f}" y="{HEIGHT - 14}" text-anchor="middle">{i}</text>')
@@ -132,7 +138,7 @@ def _label(name: str, value: float, x: float, y: float) -> str:
     y = min(y, HEIGHT - BOTTOM - 14)
     return (
         f'<text x="{x + 8:.1f}" y="{y:.1f}" style="fill:{COLOURS[name]};font-weight:600">{name}'
-        f'<tspan x="{x + 8:.1f}" dy="14">{value:+.1f}</tspan></text>'
+        f'<tspan x="{x + 8:.1f}" dy="14">{signed(value)}</tspan></text>'
     )
 
 
@@ -146,7 +152,7 @@ def _table(table: Mapping[str, Mapping[str, float]], labels: Mapping[str, str]) 
     head = "".join(f"<th>{html.escape(way)}</th>" for way in table)
     rows = "".join(
         f"<tr><td>{html.escape(label)}</td>"
-        + "".join(f"<td>{metrics[key]:.2f}</td>" for metrics in table.values())
+        + "".join(f"<td>{metrics[key] + 0:.2f}</td>" for metrics in table.values())
         + "</tr>"
         for key, label in labels.items()
     )
@@ -159,9 +165,10 @@ def _texts(samples: Sequence[Mapping[str, Any]]) -> str:
         parts.append(f"<p>{html.escape(prompt)}</p><div class='texts'>")
         for row in (row for row in samples if row["prompt"] == prompt):
             cut = "" if row["finished"] else " … (cut)"
+            scores = f"learned {signed(row['score'])}, gold {signed(row['gold'])}"
             parts.append(
                 f"<article><b>{html.escape(row['way'])}</b>{html.escape(row['completion'])}{cut}"
-                f"<br><small>learned {row['score']:+.1f}, gold {row['gold']:+.1f}</small></article>"
+                f"<br><small>{scores}</small></article>"
             )
         parts.append("</div>")
     return "".join(parts)
