@@ -8,9 +8,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from rlhf_pg.language import hub
+
 FILM_NOTES = "film-notes"
 READERS = {"jsonl": "json", "json": "json", "csv": "csv", "parquet": "parquet", "txt": "text"}
 Kind = Literal["corpus", "prompts", "preferences"]
+FORMS: dict[Kind, list[list[str]]] = {  # the columns that suit, best first
+    "corpus": [["text"], ["prompt", "completion"]],
+    "prompts": [["prompt"]],
+    "preferences": [["prompt", "chosen", "rejected"], ["chosen", "rejected"]],
+}
 Rows = dict[str, list[Any]]  # column -> values
 
 
@@ -26,25 +33,28 @@ def read(source: str, kind: Kind, split: Literal["train", "test"] = "train") -> 
     """The columns of a source, which must suit `kind`.
 
     "corpus" gives `text`; "prompts" gives `prompt` and whatever stands beside it, which is passed
-    to the reward; "preferences" gives `prompt`, `chosen` and `rejected`. Raises ValueError for a
-    missing file, no rows, or columns that do not suit.
+    to the reward; "preferences" gives `prompt`, `chosen`, `rejected` and what stands beside them.
+    A pair without a prompt has one in its common beginning. Raises ValueError for a missing file,
+    no rows, columns that do not suit, or a row that is not text.
     """
     rows = _load(film_notes(kind, split) if source == FILM_NOTES else source, split)
     if not rows or not len(next(iter(rows.values()))):
         raise ValueError(f"{source} holds no rows")
-    shaped = {"corpus": _corpus, "prompts": _prompts, "preferences": _preferences}[kind](rows)
-    if shaped is None:
-        wanted = {
-            "corpus": "'text', or 'prompt' and 'completion'",
-            "prompts": "'prompt'",
-            "preferences": "'prompt', 'chosen' and 'rejected', or 'chosen' and 'rejected'",
-        }[kind]
+    columns = next((form for form in FORMS[kind] if set(form) <= set(rows)), None)
+    if columns is None:
+        wanted = " or ".join(" + ".join(map(repr, form)) for form in FORMS[kind])
         raise ValueError(
             f"{source} has columns {', '.join(map(repr, rows))}; {kind} need {wanted}. "
             "Rename the columns of the file"
         )
-    _check_text(shaped, source, {"corpus": ["text"], "prompts": ["prompt"]}.get(kind, list(shaped)))
-    return shaped
+    _check_text(rows, source, columns)
+    if columns == ["text"]:
+        return {"text": rows["text"]}
+    if columns == ["prompt", "completion"]:
+        texts = [p + c for p, c in zip(rows["prompt"], rows["completion"], strict=True)]
+        _check_text({"text": texts}, source, ["text"])
+        return {"text": texts}
+    return _with_prompts(rows) if columns == ["chosen", "rejected"] else rows
 
 
 def hold_out(rows: Rows, share: float = 0.05, most: int = 1000) -> tuple[Rows, Rows]:
@@ -63,63 +73,72 @@ def _load(source: str, split: str) -> Rows:
     import datasets  # heavy, and only needed here
 
     datasets.disable_progress_bars()
-    path = Path(source)
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what fails is said below
+    path = Path(source).expanduser()
+    saved = any((path / f"dataset_{what}.json").is_file() for what in ("info", "dict"))
+    reader, names = _reader(path, source) if path.exists() and not saved else ("", [])
+    if not path.exists() and (path.suffix or source.startswith((".", "/", "~"))):
+        raise ValueError(f"no file at {source}")
+    if not path.exists() and not hub.offline():
+        hub.must_answer(source)
     try:
-        if path.is_dir() and (path / "dataset_info.json").is_file():
-            data: Any = datasets.load_from_disk(source)
-        elif path.is_dir():
-            data = datasets.load_dataset(*_reader(sorted(path.iterdir()), source), split="train")
-        elif path.is_file():
-            data = datasets.load_dataset(*_reader([path], source), split="train")
-        elif path.suffix or source.startswith((".", "/", "~")):
-            raise ValueError(f"no file at {source}")
+        if saved:
+            data: Any = datasets.load_from_disk(str(path))
+        elif reader:
+            data = datasets.load_dataset(reader, data_files=names, split="train")
         else:
             data = datasets.load_dataset(source, split=split)
-    except ValueError:
-        raise
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"cannot read {source!r}: {first}"
-            + ("" if path.exists() else " (no such file, and the hub has or answers nothing)")
-        ) from error
-    return {name: list(data[name]) for name in data.column_names}
+        if reader and _empty(error, names):
+            return {}
+        reason = error.__cause__ or error
+        first = " ".join(str(reason).split())[:300] or type(reason).__name__
+        raise ValueError(f"cannot read {source!r}: {first}") from error
+    if isinstance(data, datasets.DatasetDict):
+        data = data[split if split in data else next(iter(data))]
+    rows = {name: list(data[name]) for name in data.column_names}
+    if reader == "text":  # a blank line of a txt file parts paragraphs; it is no row
+        rows["text"] = [line for line in rows["text"] if line.strip()]
+    return rows
 
 
-def _reader(paths: list[Path], source: str) -> tuple[str, None, None, list[str]]:
-    """What `datasets.load_dataset` needs to read local files of one format."""
+def _empty(error: Exception, names: list[str]) -> bool:
+    """Whether what `datasets` could not make sense of holds nothing at all."""
+    said = isinstance(error, StopIteration) or "corresponds to no data" in str(error)
+    return said or not any(Path(name).stat().st_size for name in names)
+
+
+def _reader(path: Path, source: str) -> tuple[str, list[str]]:
+    """How `datasets` calls the format of a file, or of all files of a folder, and their names."""
     found: dict[str, list[str]] = {}
-    for path in paths:
-        suffix = path.name.removesuffix(".gz").rsplit(".", 1)[-1].lower()
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        suffix = file.name.removesuffix(".gz").rsplit(".", 1)[-1].lower()
         if suffix in READERS:
-            found.setdefault(READERS[suffix], []).append(str(path))
+            found.setdefault(READERS[suffix], []).append(str(file))
     if len(found) != 1:
         what = "files of several formats" if found else "no file of a known format"
         raise ValueError(f"{source} holds {what}; use one of {', '.join(READERS)}")
     ((reader, names),) = found.items()
-    return reader, None, None, names
+    return reader, names
 
 
-def _corpus(rows: Rows) -> Rows | None:
-    if "text" in rows:
-        return {"text": rows["text"]}
-    if "prompt" in rows and "completion" in rows:
-        return {"text": [p + c for p, c in zip(rows["prompt"], rows["completion"], strict=True)]}
-    return None
+def _check_text(rows: Rows, source: str, columns: list[str]) -> None:
+    """Every value is text, and where it stands alone there is something in it."""
+    for name in columns:
+        for row, value in enumerate(rows[name]):
+            if not isinstance(value, str):
+                raise ValueError(
+                    f"{source}, row {row}: {name!r} is {type(value).__name__}, not text"
+                )
+            if not value.strip() and len(columns) == 1:
+                raise ValueError(f"{source}, row {row}: {name!r} is empty")
 
 
-def _prompts(rows: Rows) -> Rows | None:
-    return rows if "prompt" in rows else None
-
-
-def _preferences(rows: Rows) -> Rows | None:
-    if "chosen" not in rows or "rejected" not in rows:
-        return None
-    if "prompt" in rows:
-        return {name: rows[name] for name in ("prompt", "chosen", "rejected")}
+def _with_prompts(rows: Rows) -> Rows:
+    """Move the common beginning of chosen and rejected to a prompt of their own."""
     pairs = list(zip(rows["chosen"], rows["rejected"], strict=True))
     heads = [_common_prefix(a, b) for a, b in pairs]
-    return {
+    return rows | {
         "prompt": heads,
         "chosen": [a[len(h) :] for h, (a, _) in zip(heads, pairs, strict=True)],
         "rejected": [b[len(h) :] for h, (_, b) in zip(heads, pairs, strict=True)],
@@ -132,14 +151,3 @@ def _common_prefix(a: str, b: str) -> str:
     while same < min(len(a), len(b)) and a[same] == b[same]:
         same += 1
     return a[: a[:same].rfind(" ")] if " " in a[:same] else ""
-
-
-def _check_text(rows: Rows, source: str, columns: list[str]) -> None:
-    for name in columns:
-        for row, value in enumerate(rows[name]):
-            if not isinstance(value, str):
-                raise ValueError(
-                    f"{source}, row {row}: {name!r} is {type(value).__name__}, not text"
-                )
-            if not value and name in ("text", "prompt"):
-                raise ValueError(f"{source}, row {row}: {name!r} is empty")

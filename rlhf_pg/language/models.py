@@ -5,10 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+import huggingface_hub
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from rlhf_pg.language import hub
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -76,20 +79,34 @@ def tiny_model(
     return transformers.LlamaForCausalLM(config).eval()
 
 
+def encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text as a beginning: its BOS where the tokenizer has one, never an EOS."""
+    eos = tokenizer.eos_token_id
+    rows = tokenizer(texts, verbose=False)["input_ids"]
+    return [row[:-1] if row and row[-1] == eos else row for row in rows]
+
+
 def load(name: str) -> tuple[torch.nn.Module, Any]:
     """The causal LM and tokenizer of a folder (a run's, too) or a hub name, dropout off, in fp32.
 
     Raises ValueError where there is no such model, with what to do about it.
     """
     source = model_folder(name)
+    local = Path(source).is_dir() or _cached(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, local_files_only=local
         )
     except Exception as error:
         raise ValueError(_why_not(name, error)) from error
     ready_to_pad(tokenizer)
+    embedded = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > embedded:
+        raise ValueError(
+            f"{name}: its tokenizer has {len(tokenizer)} tokens and its model embeds {embedded}; "
+            "save the tokenizer that the model was trained with beside it"
+        )
     return model.eval(), tokenizer
 
 
@@ -134,6 +151,20 @@ def context_length(model: Any) -> int | None:
     return int(length) if length else None
 
 
+def _cached(name: str) -> bool:
+    """Whether to read a hub name from the local cache; ValueError where no hub could give it."""
+    if name.startswith("runs/"):
+        raise ValueError(f"no run at {name}; `rlhf-pg finetune` and `rlhf-pg train` make runs")
+    try:
+        found = huggingface_hub.try_to_load_from_cache(name, "config.json")
+    except ValueError as error:  # no hub name either
+        raise ValueError(_why_not(name, error)) from error
+    if isinstance(found, str) or hub.offline():
+        return True
+    hub.must_answer(name)
+    return False
+
+
 def _why_not(name: str, error: Exception) -> str:
     path = Path(name)
     if path.is_dir():
@@ -142,8 +173,8 @@ def _why_not(name: str, error: Exception) -> str:
             f"{name} is a folder but no causal language model: {reason} "
             "(expected config.json, model.safetensors and a tokenizer, as save_pretrained writes)"
         )
-    hint = "; `rlhf-pg finetune` makes one" if name == "runs/base" else ""
+    reason = " ".join(str(error).split())[:200]
     return (
-        f"no model at {name!r}: there is no such folder, and no model of that name could be read "
-        f"from the Hugging Face hub (is the name right, and is there internet?){hint}"
+        f"no model at {name!r}: there is no such folder, and the Hugging Face hub gives none of "
+        f"that name. Check the spelling ({reason})"
     )
