@@ -67,15 +67,15 @@ def finetune(config: FinetuneConfig) -> Run:
     tokens = sum(map(len, encoded))
     console.print(
         f"{len(train):,} texts, {tokens:,} tokens, vocabulary {len(tokenizer):,}; "
-        f"model of {parameters:,} parameters → {run.path}"
+        f"model of {parameters:,} parameters → {run.path}",
+        markup=False,
     )
     steps = math.ceil(len(encoded) / config.batch_size) * config.epochs
     with Progress(steps, "fine-tuning") as progress:
 
         def log(step: int, numbers: dict[str, float]) -> None:
             progress.update(step, **numbers)
-            if "held_out_loss" in numbers:
-                run.log(step, numbers)
+            run.log(step, numbers)
 
         losses = train_next_token(
             model, encoded, held_out, config.epochs, config.batch_size, config.lr, config.seed, log
@@ -85,7 +85,8 @@ def finetune(config: FinetuneConfig) -> Run:
     held = losses["held_out_loss"]
     console.print(
         f"held-out loss {held:.3f} nats per token (perplexity {math.exp(held):.2f}); "
-        f"model in {run.path / 'policy'}"
+        f"model in {run.path / 'policy'}",
+        markup=False,
     )
     return run
 
@@ -104,8 +105,7 @@ def read_corpus(config: FinetuneConfig) -> tuple[list[str], list[str]]:
 
 def encode(tokenizer: Any, texts: list[str], limit: int) -> list[list[int]]:
     """Token ids of each text and its EOS, cut at `limit` tokens (a cut text has no EOS)."""
-    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return [[*row, tokenizer.eos_token_id][:limit] for row in ids]
+    return [[*row, tokenizer.eos_token_id][:limit] for row in models.encode(tokenizer, texts)]
 
 
 def train_next_token(
@@ -142,11 +142,10 @@ def train_next_token(
             optimizer.step()
             schedule.step()
             step += 1
-            if step % 10 == 0 or step == steps:
-                losses["loss"] = float(loss.detach())
-                log(step, losses)
+            if step % 10 == 0:
+                log(step, {"loss": float(loss.detach())})
         model.eval()
-        losses = {**losses, "held_out_loss": corpus_loss(model, held_out)}
+        losses = {"loss": float(loss.detach()), "held_out_loss": corpus_loss(model, held_out)}
         if not math.isfinite(losses["held_out_loss"]):
             raise FloatingPointError("the loss is no longer finite; lower the learning rate")
         log(step, losses)

@@ -24,7 +24,7 @@ def score_completions(
     and the data's other columns. None ("does not apply") counts as 0. Raises ValueError for a
     wrong count, and FloatingPointError for a NaN or infinite score, naming the row.
     """
-    asked = {"prompts": done.prompts, "completions": done.texts, **columns}
+    asked = {**columns, "prompts": done.prompts, "completions": done.texts}
     asked["finished"] = done.finished.tolist()
     parts: dict[str, list[float | None]] = {}
     if hasattr(reward, "with_parts"):

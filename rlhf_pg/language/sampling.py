@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from rlhf_pg.language import models
 from rlhf_pg.language.policy import LanguagePolicy
 
 
@@ -38,9 +39,9 @@ def sample(
 
     Nothing is cut off the distribution (no top-k, no top-p), so what was sampled is what is scored.
     """
-    batch = tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False)
     device = next(policy.parameters()).device
-    prompt_ids, prompt_mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
+    encoded = models.encode(tokenizer, prompts)
+    prompt_ids, prompt_mask = pad_left(encoded, tokenizer.pad_token_id, device)
     rows, eos, pad = len(prompts), tokenizer.eos_token_id, tokenizer.pad_token_id
 
     ids = torch.full((rows, max_new_tokens), pad, device=device)
@@ -82,6 +83,14 @@ def sample(
     )  # fmt: skip
 
 
+def pad_left(rows: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token rows as ids (B, P), so that all end in the last column, and their mask."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    return ids, (torch.arange(width, device=device) >= width - lengths[:, None]).long()
+
+
 def _draw(logprobs: Tensor, generator: torch.Generator) -> Tensor:
     """One token per row (B, 1), drawn on the generator's device so that runs repeat anywhere."""
     probs = logprobs.exp().to(generator.device)
@@ -94,11 +103,19 @@ def completion_texts(
     """What each completion adds to its prompt's text.
 
     A completion decoded alone would lose the space before it in some tokenizers, so prompt and
-    whole are both decoded and the one is taken off the other.
+    whole are both decoded and the one is taken off the other. The prompt keeps its special tokens
+    there: one of unknown words alone would else be empty, and no space follow it.
     """
-    heads = [p[m.bool()] for p, m in zip(prompt_ids, prompt_mask, strict=True)]
-    tails = [c[m.bool()] for c, m in zip(ids, mask, strict=True)]
-    wholes = [torch.cat(pair).tolist() for pair in zip(heads, tails, strict=True)]
-    before = tokenizer.batch_decode([h.tolist() for h in heads], skip_special_tokens=True)
-    after = tokenizer.batch_decode(wholes, skip_special_tokens=True)
-    return [a[len(b) :] if a.startswith(b) else a for a, b in zip(after, before, strict=True)]
+    special = set(tokenizer.all_special_ids)
+    heads = [p[m.bool()].tolist() for p, m in zip(prompt_ids, prompt_mask, strict=True)]
+    tails = [
+        [token for token in c[m.bool()].tolist() if token not in special]
+        for c, m in zip(ids, mask, strict=True)
+    ]
+    before = tokenizer.batch_decode(heads)
+    after = tokenizer.batch_decode([head + tail for head, tail in zip(heads, tails, strict=True)])
+    alone = tokenizer.batch_decode(tails)
+    return [
+        whole[len(head) :] if whole.startswith(head) else tail
+        for head, whole, tail in zip(before, after, alone, strict=True)
+    ]
