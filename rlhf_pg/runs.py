@@ -29,13 +29,16 @@ METRICS: dict[str, str] = {
     "kl": "mean over completions of the summed k1: KL(policy || reference) in nats",
     "kl_k3": "the same by k3, which has less variance",
     "kl_coef": "coefficient of the KL penalty",
-    "objective": "score - kl_coef * kl: what is maximised",
+    "objective": "score as paid (clipped, less the missing-EOS penalty) - kl_coef * kl: what is "
+    "maximised",
+    "reward/NAME": "mean of one part of a composed reward, over the rows it applies to",
     "length": "mean tokens of a completion, EOS included",
     "eos_rate": "share of completions that ended by themselves",
     "tokens_per_second": "tokens sampled and learned from, per second of the iteration",
     "loss": "next-token cross-entropy, nats per token",
     "held_out_loss": "the same on held-out text",
     "accuracy": "share of held-out pairs whose chosen completion scores higher",
+    "batch_accuracy": "the same of a batch in training",
     # the learner
     "policy_loss": "what is minimised; about 0 for centred on-policy advantages, and rightly so",
     "value_loss": "half the critic's mean squared error",

@@ -8,10 +8,11 @@ for each iteration:
 """
 
 import copy
+import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -65,7 +66,7 @@ class TrainConfig:
     """Longest completion, EOS included."""
     temperature: float = 1.0
     """Of sampling, and so of scoring, for policy and reference; usually 0.7 to 1."""
-    kl_coef: float = 0.1
+    kl_coef: float = 0.2
     """Weight of KL(policy || reference), usually 0.02 to 0.2; 0 leaves the policy free."""
     kl_target: float | None = None
     """Adapt the weight to hold the KL near this many nats per completion, usually 3 to 10."""
@@ -83,7 +84,7 @@ class TrainConfig:
     """Iterations between entries of samples.jsonl."""
     samples_kept: int = 4
     """Completions in such an entry."""
-    device: str = "auto"
+    device: Literal["auto", "cpu"] = "auto"
     """"auto" takes an accelerator where there is one; "cpu" does not."""
     seed: int = 0
     """Of sampling, the order of prompts and of minibatches."""
@@ -95,7 +96,9 @@ class TrainConfig:
 
 def preset(algorithm_name: str) -> TrainConfig:
     """The settings of a named algorithm for text; raises ValueError for an unknown name."""
-    learner = algorithm(algorithm_name, lr=3e-4, gamma=1.0)
+    learner = algorithm(algorithm_name, lr=5e-4, gamma=1.0)
+    if algorithm_name == "ppo":
+        learner.epochs = 2
     compares = learner.baseline in COMPARING
     return TrainConfig(
         algorithm=algorithm_name,
@@ -109,6 +112,12 @@ def train(config: TrainConfig, reward: Reward, gold: Reward | None = None) -> Ru
     """Fine-tune the policy toward the reward; returns the finished run."""
     _check(config)
     accelerator = Accelerator(cpu=config.device == "cpu")
+    prompts = config.rows // config.samples_per_prompt
+    if prompts % accelerator.num_processes:
+        raise ValueError(
+            f"rows / samples_per_prompt ({prompts}) must be a multiple of the number of processes "
+            f"({accelerator.num_processes})"
+        )
     model, tokenizer = models.load(config.model)
     models.suit_threads(model)
     rows = data.read(config.data, "prompts")
@@ -121,7 +130,7 @@ def train(config: TrainConfig, reward: Reward, gold: Reward | None = None) -> Ru
     loop = Loop(config, policy, reference, tokenizer, rows, reward, gold, accelerator)
 
     run = Run.create(config.output, config.algorithm, config)
-    console.print(f"{config.algorithm} toward {config.reward} → {run.path}")
+    console.print(f"{config.algorithm} toward {config.reward} → {run.path}", markup=False)
     with Progress(config.iterations, config.algorithm) as progress:
         for iteration in range(1, config.iterations + 1):
             metrics, samples = loop.step()
@@ -133,7 +142,7 @@ def train(config: TrainConfig, reward: Reward, gold: Reward | None = None) -> Ru
     with saved_whole(run.path / "policy") as folder:
         models.save(folder, policy.model, tokenizer)
         policy.save_value_head(folder)
-    console.print(f"policy in {run.path / 'policy'}")
+    console.print(f"policy in {run.path / 'policy'}", markup=False)
     return run
 
 
@@ -154,14 +163,16 @@ class Loop:
         self.config, self.policy, self.reference = config, policy, reference
         self.tokenizer, self.reward, self.gold = tokenizer, reward, gold
         self.accelerator = accelerator
-        self.learner = Learner(policy, config.learner, accelerator)
+        rank = accelerator.process_index
+        seed = config.seed + rank * 1_000_003  # no two processes, nor seeds, share a stream
+        options = replace(config.learner, seed=config.learner.seed + seed)
+        self.learner = Learner(policy, options, accelerator)
         self.kl = (
             kl.FixedKL(config.kl_coef)
             if config.kl_target is None
             else kl.AdaptiveKL(config.kl_coef, config.kl_target, config.kl_horizon)
         )
-        rank = accelerator.process_index
-        self.generator = torch.Generator().manual_seed(config.seed + rank * 7919)
+        self.generator = torch.Generator().manual_seed(seed)
         self.batches = prompt_batches(rows, config, rank, accelerator.num_processes)
 
     def step(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
@@ -173,22 +184,24 @@ class Loop:
         done = sample(self.policy, self.tokenizer, prompts, config.max_new_tokens, self.generator)
         scores, parts = score_completions(self.reward, done, columns)
         ref_logprobs = reference_logprobs(self.reference, done)
+        paid = self.penalised(scores, done)
         rollout = language_rollout(
             done,
-            self.penalised(scores, done),
+            paid,
             ref_logprobs,
             self.kl.coef,
             config.learner.kl_in,
             config.bootstrap_truncated,
             config.samples_per_prompt,
         )
-        measured = {"score": scores, **_parts(parts)}
+        measured = {"score": scores, "paid": paid, **_parts(parts)}
         if self.gold is not None:
             measured["gold"] = score_completions(self.gold, done, columns)[0]
-        metrics = self.average(self.measure(done, measured, ref_logprobs))
+        averages = self.average(self.measure(done, measured, ref_logprobs))
+        metrics = {name: x for name, x in averages.items() if not math.isnan(x)}  # see _parts
         metrics |= {
             "kl_coef": self.kl.coef,
-            "objective": metrics["score"] - self.kl.coef * metrics["kl"],
+            "objective": metrics.pop("paid") - self.kl.coef * metrics["kl"],
         }
         metrics |= self.learner.update(rollout)
         self.kl.update(metrics["kl"], config.rows)
@@ -248,7 +261,7 @@ def check_prompt_lengths(
 ) -> None:
     """Raise ValueError where a prompt and its completion do not fit the model's context."""
     limit = models.context_length(model)
-    lengths = [len(ids) for ids in tokenizer(prompts)["input_ids"]]
+    lengths = [len(ids) for ids in models.encode(tokenizer, prompts)]
     longest = max(range(len(lengths)), key=lengths.__getitem__)
     if limit is not None and lengths[longest] + max_new_tokens > limit:
         raise ValueError(
@@ -261,7 +274,10 @@ def check_prompt_lengths(
 
 
 def _parts(parts: dict[str, list[float | None]]) -> dict[str, Tensor]:
-    """The parts of a composed reward where they apply, when there is more than one."""
+    """The parts of a composed reward where they apply, when there is more than one.
+
+    One that applies to no row is NaN here, and left out of the log.
+    """
     if len(parts) < 2:
         return {}
     return {
