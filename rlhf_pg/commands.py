@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.text import Text
 
 from reward_models.loading import load_reward
 from reward_models.preference import PreferenceConfig
@@ -44,12 +45,13 @@ def reward(config: RewardConfig) -> Run:
     models.suit_threads(models.load(config.model)[0])  # and a clear error where it is no model
     model = RewardModel.from_base(models.model_folder(config.model), seed=config.learner.seed)
     run = Run.create(config.output, "reward", config)
-    console.print(f"{len(pairs):,} pairs → {run.path}")
+    console.print(f"{len(pairs):,} pairs → {run.path}", markup=False)
     report = fit_with_progress(model, pairs, held_out, config.learner, run)
     model.save_pretrained(run.path / "reward_model")
     console.print(
         f"held-out accuracy {report['accuracy']:.3f} on {report['held_out_pairs']:,} pairs; "
-        f"scores have mean 0, std 1 on their completions; model in {run.path / 'reward_model'}"
+        f"scores have mean 0, std 1 on their completions; model in {run.path / 'reward_model'}",
+        markup=False,
     )
     return run
 
@@ -81,7 +83,7 @@ def train(config: training.TrainConfig) -> Run:
     if config.reward == "runs/reward" and not Path(config.reward).exists():
         raise ValueError("no reward model at runs/reward; `rlhf-pg reward` makes one")
     run = training.train(config, load_reward(config.reward), load_reward(gold) if gold else None)
-    console.print(f"read what it writes with: rlhf-pg sample {run.path}")
+    console.print(f"read what it writes with: rlhf-pg sample {run.path}", markup=False)
     return run
 
 
@@ -91,8 +93,8 @@ class SampleConfig:
 
     model: str = "runs/ppo"
     """A run, a folder, or a hub name."""
-    prompt: list[str] | None = None
-    """Prompts to complete; None takes some of the data's."""
+    prompt: list[str] | str | None = None
+    """A prompt to complete, or a list of them: '["one", "two"]'. None takes some of the data's."""
     data: str = "film-notes"
     """Where prompts come from: a source with a `prompt` column."""
     reward: str | None = None
@@ -118,19 +120,38 @@ def sample(config: SampleConfig) -> None:
     model, tokenizer = models.load(config.model)
     policy = LanguagePolicy(model, config.temperature, critic="none")
     film_notes = config.prompt is None and config.data == data.FILM_NOTES
-    prompts = config.prompt or data.read(config.data, "prompts", "test")["prompt"]
-    prompts = prompts if config.prompt else prompts[:: max(1, len(prompts) // config.count)]
-    prompts = [p for p in prompts[: config.count] for _ in range(config.samples_per_prompt)]
+    columns = _asked(config)
+    prompts = columns.pop("prompt")
     training.check_prompt_lengths(model, tokenizer, prompts, config.max_new_tokens)
     generator = torch.Generator().manual_seed(config.seed)
     done = draw(policy, tokenizer, prompts, config.max_new_tokens, generator, config.greedy)
     spec = config.reward or (GOLD if film_notes else None)
     finished = done.finished.tolist()
-    scores = load_reward(spec)(prompts, done.texts, finished=finished) if spec else None
+    asked = {**columns, "prompts": prompts, "completions": done.texts, "finished": finished}
+    scores = load_reward(spec)(**asked) if spec else None
     for i, text in enumerate(done.texts):
-        mark = "" if scores is None else f"[cyan]{scores[i]:+.2f}[/] "
-        end = "" if finished[i] else "[yellow] … cut[/]"
-        console.print(f"{mark}[dim]{_plain(prompts[i])}[/]{_plain(text)}{end}", soft_wrap=True)
+        # Text objects, for text from models is data: brackets in it are no markup.
+        line = Text()
+        if scores is not None:
+            line.append("  n/a " if scores[i] is None else f"{scores[i]:+.2f} ", "cyan")
+        line.append(prompts[i], "dim").append(text)
+        console.print(line if finished[i] else line.append(" … cut", "yellow"), soft_wrap=True)
+
+
+def _asked(config: SampleConfig) -> data.Rows:
+    """Prompts with their columns, each `samples_per_prompt` times."""
+    if config.prompt is not None:
+        one = isinstance(config.prompt, str)
+        rows: data.Rows = {"prompt": [config.prompt] if one else list(config.prompt)}
+        if not rows["prompt"] or not all(prompt.strip() for prompt in rows["prompt"]):
+            raise ValueError("a prompt is empty; give it some text to begin from")
+        chosen = range(len(rows["prompt"]))
+    else:
+        rows = data.read(config.data, "prompts", "test")
+        count = len(rows["prompt"])
+        chosen = range(0, count, max(1, count // config.count))[: config.count]
+    repeated = [i for i in chosen for _ in range(config.samples_per_prompt)]
+    return {name: [values[i] for i in repeated] for name, values in rows.items()}
 
 
 def demo(config: story.DemoConfig) -> Path:
@@ -152,8 +173,3 @@ def demo(config: story.DemoConfig) -> Path:
 
 def _pairs(rows: data.Rows) -> list[dict[str, Any]]:
     return [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
-
-
-def _plain(text: str) -> str:
-    """Text from a model is data: brackets in it are no markup."""
-    return text.replace("[", r"\[")

@@ -75,7 +75,7 @@ def test_the_core_imports_torch_and_the_standard_library_alone(path):
 def test_only_the_command_line_knows_both_packages_and_nothing_knows_the_command_line(path):
     name = str(path.relative_to(ROOT))
     modules = list(imports(path))
-    if name.startswith("rlhf_pg/") and name != "rlhf_pg/cli.py":
+    if name.startswith("rlhf_pg/") and name not in ("rlhf_pg/cli.py", "rlhf_pg/commands.py"):
         assert not [m for m in modules if within(m, "reward_models")]
     if name != "rlhf_pg/__main__.py":
         assert not [m for m in modules if within(m, "rlhf_pg.cli")]
