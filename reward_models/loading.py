@@ -3,7 +3,7 @@
     length:target=20                         a rule, its parameters after a colon (commas between;
                                              several words with +: keyword:words=good+great)
     my_rewards.py:politeness                 a function in a file; or package.module:function
-    runs/my_run/reward                       a folder with a trained reward model
+    runs/reward                              a folder with a trained reward model, or its run's
     folder#positive, owner/name#positive     a sequence classifier, folder or hub id, by label
     owner/name#positive:score=logprob        ... with score=logit (default), logprob or prob
     0.7*runs/my_run/reward + 0.3*length      a weighted sum; blanks around the plus
@@ -123,6 +123,8 @@ def _load_model(
     folder = Path(head).expanduser()
     if "/" not in head.partition("#")[0] and not Path(head.partition("#")[0]).is_dir():
         raise RewardError(f"unknown reward {head!r}.{suggest(head, RULES)} {_choices()}")
+    if (folder / "reward_model" / "reward_model.json").is_file():
+        folder = folder / "reward_model"  # of a run
     options = {**options, **parameters}
     if "batch_size" in options:
         options["batch_size"] = _whole(options["batch_size"])
@@ -134,7 +136,7 @@ def _load_model(
         from reward_models.reward_model import RewardModel
 
         options = {key: options[key] for key in ("device", "batch_size") if key in options}
-        return folder.name or head, RewardModel.from_pretrained(folder, **options)
+        return Path(head).name or head, RewardModel.from_pretrained(folder, **options)
     from reward_models.classifier import Classifier
 
     name = head.rstrip("/").rpartition("/")[2]
