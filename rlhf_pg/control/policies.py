@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from gymnasium import spaces
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -154,8 +155,8 @@ def load_policy(folder: Path, observations: spaces.Space, actions: spaces.Space)
     policy = ActorCritic(observations, actions, PolicyConfig(**about["policy"]), about["critic"])
     try:
         policy.load_state_dict(load_file(folder / "policy.safetensors"))
-    except RuntimeError as error:
-        raise ValueError(f"the policy in {folder} is for other spaces: {error}") from error
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"the policy in {folder} does not fit or is damaged: {error}") from error
     return policy
 
 

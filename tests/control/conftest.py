@@ -14,6 +14,7 @@ class Counter(gymnasium.Env):
     Episode e of a copy lasts 2 + e % 3 steps; even ones terminate, odd ones are truncated.
     """
 
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     observation_space = spaces.Box(-1e6, 1e6, (2,), np.float32)
     action_space = spaces.Discrete(3)
     seen: list[tuple] = []  # every transition that truly happened, of all copies
@@ -21,7 +22,6 @@ class Counter(gymnasium.Env):
     def __init__(self, render_mode: str | None = None) -> None:
         self.episode, self.step_number = -1, 0
         self.render_mode = render_mode
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)

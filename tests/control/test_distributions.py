@@ -1,0 +1,132 @@
+"""Densities integrate to one, entropies are those of the samples, noise 0 is greedy."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from rlhf_pg.control.distributions import SquashedGaussian, distribution_for
+
+LOW, HIGH = np.array([[-2.0, 0.0], [2.0, 6.0]], dtype=np.float32)
+BOX = spaces.Box(LOW, HIGH)
+KINDS = {
+    "categorical": (spaces.Discrete(4, start=-1), {}),
+    "multi": (spaces.MultiDiscrete([3, 2]), {}),
+    "gaussian": (BOX, {"log_std": -0.5}),
+    "gaussian-by-state": (BOX, {"state_dependent": True}),
+    "squashed": (BOX, {"squash": True, "log_std": -0.3}),
+    "squashed-by-state": (BOX, {"squash": True, "state_dependent": True}),
+}
+
+
+def drawn(kind, outputs, count):
+    rng = np.random.default_rng(0)
+    repeated = outputs.detach().expand(count, -1)
+    return kind.draw(repeated.numpy().copy(), kind.noise((count,), rng))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_entropy_is_the_mean_of_minus_log_probability(name):
+    space, options = KINDS[name]
+    kind = distribution_for(space, **options)
+    outputs = torch.linspace(-0.6, 0.8, kind.size)
+    actions = torch.from_numpy(drawn(kind, outputs, 40_000))
+    with torch.no_grad():
+        logprobs, entropies = kind.score(outputs.expand(40_000, -1), actions)
+    assert logprobs.shape == entropies.shape == (40_000,)
+    error = float(logprobs.std()) / 200
+    assert float(-logprobs.mean()) == pytest.approx(float(entropies[0]), abs=5 * error)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_environment_accepts_every_action(name):
+    space, options = KINDS[name]
+    kind = distribution_for(space, **options)
+    told = kind.to_environment(drawn(kind, 3 * torch.linspace(-1, 1, kind.size), 200))
+    assert all(space.contains(action) for action in told)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_gradient_of_entropy_is_that_of_its_definition(name):
+    """dH = -E[d log pi log pi], by drawing: a bonus in the loss truly moves the entropy."""
+    space, options = KINDS[name]
+    kind = distribution_for(space, **options)
+    outputs = torch.linspace(-0.6, 0.8, kind.size, requires_grad=True)
+    entropy = kind.score(outputs.unsqueeze(0), _first(kind))[1].sum()
+    # An unsquashed Gaussian's entropy does not depend on its mean.
+    (exact,) = torch.autograd.grad(entropy, outputs, allow_unused=True, materialize_grads=True)
+    many = 200_000
+    actions = torch.from_numpy(drawn(kind, outputs, many))
+    rows = outputs.detach().expand(many, -1).clone().requires_grad_()
+    logprobs, _ = kind.score(rows, actions)
+    (slope,) = torch.autograd.grad(logprobs.sum(), rows)
+    samples = -slope * (logprobs.detach() - logprobs.mean().detach()).unsqueeze(1)
+    error = samples.std(0) / many**0.5
+    assert ((samples.mean(0) - exact).abs() < 5 * error + 1e-6).all()
+
+
+def _first(kind):
+    return torch.from_numpy(drawn(kind, torch.zeros(kind.size), 1))
+
+
+@pytest.mark.parametrize("log_std", [-3.0, 0.0, 1.0])
+def test_squashed_density_integrates_to_one_in_the_environments_units(log_std):
+    space = spaces.Box(-3.0, 1.0, (1,), np.float32)
+    kind = SquashedGaussian(space, log_std=log_std)
+    u = torch.linspace(-12, 12, 200_001).unsqueeze(1)
+    with torch.no_grad():
+        logprobs, entropies = kind.score(torch.full_like(u, 0.4), u)
+    told = torch.from_numpy(kind.to_environment(u.numpy())).double()[:, 0]
+    density = logprobs.double().exp()
+    widths = told[1:] - told[:-1]
+    middle = (density[1:] + density[:-1]) / 2
+    assert float((middle * widths).sum()) == pytest.approx(1, abs=2e-3)
+    by_hand = float(-(middle * middle.clamp(min=1e-30).log() * widths).sum())
+    assert float(entropies[0]) == pytest.approx(by_hand, abs=0.02)
+
+
+def test_gaussian_by_hand_and_stored_unclipped():
+    space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    kind = distribution_for(space, log_std=float(np.log(2.0)))
+    actions = torch.tensor([[3.0, -1.0]])  # beyond the bounds
+    with torch.no_grad():
+        logprobs, _ = kind.score(torch.tensor([[1.0, 1.0]]), actions)
+    one = -0.5 * 1 - np.log(2) - 0.5 * np.log(2 * np.pi)  # z = 1 and z = -1
+    assert float(logprobs) == pytest.approx(2 * one)
+    np.testing.assert_array_equal(kind.to_environment(actions.numpy()), [[1.0, -1.0]])
+
+
+def test_log_std_is_held_in_its_range():
+    kind = distribution_for(BOX, log_std=50.0)
+    _, log_std = kind.moments(torch.zeros(1, 2))
+    assert log_std.tolist() == [[2.0, 2.0]]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_noise_zero_is_the_likeliest_draw(name):
+    space, options = KINDS[name]
+    kind = distribution_for(space, **options)
+    outputs = torch.linspace(-0.6, 0.8, kind.size).unsqueeze(0)
+    noise = np.zeros_like(kind.noise((1,), np.random.default_rng(0)))
+    greedy = torch.from_numpy(kind.draw(outputs.numpy(), noise))
+    others = torch.from_numpy(drawn(kind, outputs, 300))
+    if name.startswith("squashed"):  # the likeliest u; the squashed density may peak elsewhere
+        kind = distribution_for(space, **{**options, "squash": False})
+        if not kind.state_dependent:
+            kind.log_std.data.fill_(options["log_std"])
+    best = kind.score(outputs, greedy)[0]
+    assert (kind.score(outputs.expand(300, -1), others)[0] <= best + 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    "space, options, said",
+    [
+        (spaces.MultiBinary(3), {}, "not supported"),
+        (spaces.Box(0, 255, (2,), np.uint8), {}, "not supported"),
+        (spaces.Box(-np.inf, np.inf, (1,), np.float32), {"squash": True}, "finite bounds"),
+        (spaces.MultiDiscrete([[2, 2], [2, 2]]), {}, "flat"),
+    ],
+)
+def test_unsupported_spaces_are_named(space, options, said):
+    with pytest.raises(ValueError, match=said):
+        distribution_for(space, **options)
