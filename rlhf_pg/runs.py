@@ -53,6 +53,13 @@ METRICS: dict[str, str] = {
     "explained_variance": "1 - Var(target - V) / Var(target): 1 is a perfect critic, below 0 harms",
     "learning_rate": "Adam's learning rate in this update",
     "gradient_steps": "optimiser steps in this update",
+    # control, where score and length are those of the episodes that ended in the iteration
+    "steps": "environment steps learned from so far, resets not counted",
+    "training_seconds": "time spent collecting and learning, evaluation left out",
+    "eval_score": "mean score of whole episodes in environments kept for evaluation",
+    "eval_score_std": "standard deviation of that over the episodes",
+    "entropy_temperature": "weight of the entropy in the reward",
+    "entropy_collapsed": "1 in the one line where the entropy fell too low too early",
 }
 
 
