@@ -216,6 +216,15 @@ def test_frozen_parameters_stay(make_rollout, make_policy):
     assert torch.equal(policy.values, before)
 
 
+def test_an_optimiser_from_outside_takes_the_steps(make_rollout, make_policy):
+    policy = make_policy()
+    before = parameters(policy)
+    optimizer = torch.optim.SGD(policy.parameters())
+    config = algorithm("reinforce-baseline", lr=0.3, max_grad_norm=0.0)
+    Learner(policy, config, optimizer=optimizer).update(make_rollout())
+    assert_close(parameters(policy), before - 0.3 * gradients(policy))
+
+
 def test_the_moving_average_is_of_the_batches_before(make_rollout, make_policy):
     learner = Learner(make_policy(), LearnerConfig(baseline="moving-average"))
     assert learner.average.value == 0
