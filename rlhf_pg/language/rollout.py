@@ -22,7 +22,7 @@ def score_completions(
 
     The reward is called by keyword with the prompts, the completions, which of them `finished`,
     and the data's other columns. None ("does not apply") counts as 0. Raises ValueError for a
-    wrong count, and FloatingPointError for a NaN or infinite score, naming the row.
+    wrong count or no numbers, and FloatingPointError for a NaN or infinite score, naming the row.
     """
     asked = {**columns, "prompts": done.prompts, "completions": done.texts}
     asked["finished"] = done.finished.tolist()
@@ -31,11 +31,18 @@ def score_completions(
         answer, parts = reward.with_parts(**asked)
     else:
         answer = reward(**asked)
+    if hasattr(answer, "tolist"):  # an array or a tensor
+        answer = answer.tolist()
+    if not isinstance(answer, list | tuple):
+        raise ValueError(f"the reward returned {type(answer).__name__}; it must return a list")
     if len(answer) != len(done.texts):
         raise ValueError(
             f"the reward returned {len(answer)} scores for {len(done.texts)} completions"
         )
-    scores = torch.tensor([0.0 if score is None else float(score) for score in answer])
+    try:
+        scores = torch.tensor([0.0 if score is None else float(score) for score in answer])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the reward returned a score that is no number: {error}") from error
     for row in (~torch.isfinite(scores)).nonzero().flatten().tolist()[:1]:
         raise FloatingPointError(
             f"the reward gave {answer[row]} to row {row}: {done.prompts[row] + done.texts[row]!r}"

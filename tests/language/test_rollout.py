@@ -1,0 +1,159 @@
+"""Scores land on the last real token, the KL on every one, and a reward is asked rightly."""
+
+import pytest
+import torch
+
+from rlhf_pg.core.algorithms import LearnerConfig
+from rlhf_pg.core.learner import estimate_advantages
+from rlhf_pg.language.policy import LanguagePolicy
+from rlhf_pg.language.rollout import (
+    language_rollout,
+    reference_logprobs,
+    score_completions,
+    unscored,
+)
+from rlhf_pg.language.sampling import Completions
+
+from .conftest import PROMPTS, alone, draw, tiny_lm
+
+MASK = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 0, 0]], dtype=torch.bool)
+LOGPROBS = torch.tensor([[-1.0, -2.0, 0.0], [-0.5, -1.0, -1.5], [-3.0, 0.0, 0.0]])
+REFERENCE = torch.tensor([[-1.5, -1.0, 9.0], [-0.5, -3.0, -1.0], [-2.0, 9.0, 9.0]])
+SCORES = torch.tensor([1.0, -2.0, 3.0])
+
+
+def done_by_hand():
+    """Three completions: EOS second, cut at three tokens, EOS first. Garbage in the padding."""
+    values = torch.tensor([[1.0, 2.0, 99.0, 99.0], [3.0, 4.0, 5.0, 6.0], [7.0, 99.0, 99.0, 99.0]])
+    return Completions(
+        prompt_ids=torch.tensor([[0, 5], [5, 6], [0, 7]]),
+        prompt_mask=torch.tensor([[0, 1], [1, 1], [0, 1]]),
+        ids=torch.tensor([[4, 1, 0], [4, 5, 6], [1, 0, 0]]),
+        mask=MASK,
+        logprobs=torch.where(MASK, LOGPROBS, -99.0),
+        values=values,
+        finished=torch.tensor([True, False, True]),
+        prompts=["a", "b c", "d"],
+        texts=[" x", " x y z", ""],
+    )
+
+
+def test_the_score_lands_on_the_last_real_token():
+    rollout = language_rollout(done_by_hand(), SCORES, REFERENCE, kl_coef=0.0)
+    assert rollout.rewards.tolist() == [[0, 1, 0], [0, 0, -2], [3, 0, 0]]
+    assert rollout.ends.tolist() == [[0, 1, 0], [0, 0, 1], [1, 0, 0]]
+
+
+def test_the_kl_is_taken_off_the_reward_of_every_real_token():
+    rollout = language_rollout(done_by_hand(), SCORES, REFERENCE, kl_coef=0.1)
+    # k1 = log pi - log ref: .5, -1 | 0, 2, -.5 | -1, and the reward loses 0.1 of it.
+    expected = [[-0.05, 1.1, 0], [0, -0.2, -1.95], [3.1, 0, 0]]
+    torch.testing.assert_close(rollout.rewards, torch.tensor(expected))
+    assert rollout.ref_logprobs is None
+
+
+def test_the_kl_can_be_left_to_the_loss():
+    rollout = language_rollout(done_by_hand(), SCORES, REFERENCE, kl_coef=0.1, kl_in="loss")
+    assert rollout.rewards.tolist() == [[0, 1, 0], [0, 0, -2], [3, 0, 0]]
+    assert rollout.kl_coef == 0.1 and torch.equal(rollout.ref_logprobs, REFERENCE)
+
+
+def test_a_cut_completion_is_terminal_unless_it_may_bootstrap():
+    as_terminal = language_rollout(done_by_hand(), SCORES, REFERENCE, 0.0)
+    assert as_terminal.values.tolist() == [[1, 2, 0], [3, 4, 5], [7, 0, 0]]
+    assert as_terminal.next_values.tolist() == [[2, 0, 0], [4, 5, 0], [0, 0, 0]]
+    cut = language_rollout(done_by_hand(), SCORES, REFERENCE, 0.0, bootstrap_truncated=True)
+    assert cut.next_values.tolist() == [[2, 0, 0], [4, 5, 6], [0, 0, 0]]
+
+
+def test_advantages_of_a_rollout_by_hand():
+    """lambda 1, gamma 1: the return minus V, and a cut row's return has V of its last state."""
+    config = LearnerConfig(lam=1.0)
+    for bootstrap, ahead in ((False, 0.0), (True, 6.0)):
+        rollout = language_rollout(done_by_hand(), SCORES, REFERENCE, 0.0, "reward", bootstrap)
+        advantages, targets = estimate_advantages(rollout, config)
+        returns = [[1, 1, 0], [ahead - 2] * 3, [3, 0, 0]]
+        assert targets.tolist() == returns
+        expected = [[0, -1, 0], [ahead - 5, ahead - 6, ahead - 7], [-4, 0, 0]]
+        assert advantages.tolist() == expected
+
+
+def test_completions_of_one_prompt_are_compared_with_each_other():
+    done = done_by_hand()
+    rollout = language_rollout(done, SCORES, REFERENCE, 0.0, group_size=3)
+    advantages, _ = estimate_advantages(rollout, LearnerConfig(baseline="leave-one-out"))
+    # 1 - (-2 + 3)/2, -2 - (1 + 3)/2, 3 - (1 - 2)/2
+    expected = torch.tensor([0.5, -4.0, 3.5])[:, None] * MASK
+    torch.testing.assert_close(advantages, expected)
+
+
+def test_the_reference_scores_at_its_own_temperature(lm, tokenizer):
+    policy = LanguagePolicy(lm, temperature=0.7)
+    done = draw(policy, tokenizer)
+    reference = LanguagePolicy(tiny_lm("gpt2", tokenizer, seed=5), 0.7, critic="none")
+    scored = reference_logprobs(reference, done)
+    assert not scored.requires_grad
+    for row in range(len(PROMPTS)):
+        logprobs, tokens, _ = alone(reference, done, row)
+        own = logprobs.gather(1, tokens[:, None])[:, 0]
+        torch.testing.assert_close(scored[row][done.mask[row]], own, atol=1e-5, rtol=0)
+
+
+def test_a_reward_is_called_with_texts_columns_and_what_finished():
+    asked = {}
+
+    def reward(**columns):
+        asked.update(columns)
+        return [1, None, 0.5]
+
+    columns = {"answer": ["1", "2", "3"], "completions": ["no", "no", "no"]}
+    scores, parts = score_completions(reward, done_by_hand(), columns)
+    assert scores.tolist() == [1, 0, 0.5] and parts == {}
+    assert asked == {
+        "prompts": ["a", "b c", "d"],
+        "completions": [" x", " x y z", ""],
+        "finished": [True, False, True],
+        "answer": ["1", "2", "3"],
+    }
+
+
+def test_a_composed_reward_gives_its_parts():
+    class Composed:
+        def with_parts(self, completions, **columns):
+            words = [float(len(text.split())) for text in completions]
+            return words, {"words": words, "none": [None] * 3}
+
+    scores, parts = score_completions(Composed(), done_by_hand(), {})
+    assert scores.tolist() == [1, 3, 0]
+    assert parts == {"words": [1, 3, 0], "none": [None] * 3}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_score_that_is_not_finite_names_its_row(bad):
+    with pytest.raises(FloatingPointError, match=f"{bad} to row 1: 'b c x y z'"):
+        score_completions(lambda **_: [0, bad, 0], done_by_hand(), {})
+
+
+def test_a_wrong_number_of_scores_is_an_error():
+    with pytest.raises(ValueError, match="returned 2 scores for 3 completions"):
+        score_completions(lambda **_: [0, 1], done_by_hand(), {})
+
+
+@pytest.mark.parametrize("answer", [None, 1.0, ["good", 1, 2]])
+def test_an_answer_that_is_no_list_of_numbers_is_an_error(answer):
+    with pytest.raises(ValueError, match="reward"):
+        score_completions(lambda **_: answer, done_by_hand(), {})
+
+
+def test_what_a_reward_raises_is_not_hidden():
+    def reward(**_):
+        raise RuntimeError("out of coffee")
+
+    with pytest.raises(RuntimeError, match="out of coffee"):
+        score_completions(reward, done_by_hand(), {})
+
+
+def test_unscored_episodes_carry_no_reward():
+    rollout = unscored(done_by_hand())
+    assert not rollout.rewards.any() and len(rollout) == 3
+    assert torch.equal(rollout.mask, MASK)
