@@ -136,8 +136,8 @@ def read_config(name: str, command: Command, arguments: Sequence[str]) -> Any:
     """
     config_class = find(command.config)
     parser = build_parser(name, command, config_class)
-    if command.preset and not {"-h", "--help"} & set(arguments):
-        asked = _parse(parser, name, arguments)
+    if command.preset:
+        asked = _parse(parser, name, [a for a in arguments if a not in ("-h", "--help")])
         chosen = find(command.preset)(*(asked[key] for key in command.preset_from))
         parser = build_parser(name, command, config_class, asdict(chosen))
     parsed = parser.instantiate(_parse(parser, name, arguments))
@@ -151,8 +151,10 @@ def build_parser(
     import jsonargparse
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    place = f"[{command.positional.upper()}] " if command.positional else ""
     parser = jsonargparse.ArgumentParser(
         prog=f"rlhf-pg {name}",
+        usage=f"rlhf-pg {name} {place}[OPTIONS]",
         description=command.help.capitalize() + ".",
         exit_on_error=False,
         allow_abbrev=False,
