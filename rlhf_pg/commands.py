@@ -77,13 +77,14 @@ def fit_with_progress(
     return report
 
 
-def train(config: training.TrainConfig) -> Run:
+def train(config: training.TrainConfig) -> Run | None:
     """Fine-tune toward the reward, measuring the gold beside it."""
     gold = config.gold or (GOLD if config.data == data.FILM_NOTES else None)
     if config.reward == "runs/reward" and not Path(config.reward).exists():
         raise ValueError("no reward model at runs/reward; `rlhf-pg reward` makes one")
     run = training.train(config, load_reward(config.reward), load_reward(gold) if gold else None)
-    console.print(f"read what it writes with: rlhf-pg sample {run.path}", markup=False)
+    if run:
+        console.print(f"read what it writes with: rlhf-pg sample {run.path}", markup=False)
     return run
 
 

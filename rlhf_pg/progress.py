@@ -20,11 +20,13 @@ console = Console(highlight=False, soft_wrap=True)
 class Progress:
     """`with Progress(total, title) as progress: progress.update(done, score=1.2, kl=0.3)`."""
 
-    def __init__(self, total: int, title: str, every_seconds: float = 10.0) -> None:
-        self.total, self.title, self.every = total, title, every_seconds
+    def __init__(
+        self, total: int, title: str, every_seconds: float = 10.0, shown: bool = True
+    ) -> None:
+        self.total, self.title, self.every, self.shown = total, title, every_seconds, shown
         self.bar: RichProgress | None = None
         self.last = time.monotonic()
-        if console.is_terminal:
+        if shown and console.is_terminal:
             self.bar = RichProgress(
                 TextColumn("[bold]{task.description}"),
                 BarColumn(bar_width=24),

@@ -108,8 +108,8 @@ def preset(algorithm_name: str) -> TrainConfig:
     )
 
 
-def train(config: TrainConfig, reward: Reward, gold: Reward | None = None) -> Run:
-    """Fine-tune the policy toward the reward; returns the finished run."""
+def train(config: TrainConfig, reward: Reward, gold: Reward | None = None) -> Run | None:
+    """Fine-tune the policy toward the reward; returns the finished run (on the main process)."""
     _check(config)
     accelerator = Accelerator(cpu=config.device == "cpu")
     prompts = config.rows // config.samples_per_prompt
@@ -129,20 +129,25 @@ def train(config: TrainConfig, reward: Reward, gold: Reward | None = None) -> Ru
     reference.requires_grad_(False)
     loop = Loop(config, policy, reference, tokenizer, rows, reward, gold, accelerator)
 
-    run = Run.create(config.output, config.algorithm, config)
-    console.print(f"{config.algorithm} toward {config.reward} → {run.path}", markup=False)
-    with Progress(config.iterations, config.algorithm) as progress:
+    main = accelerator.is_main_process  # the others sample and learn, and write nothing
+    run = Run.create(config.output, config.algorithm, config) if main else None
+    if run:
+        console.print(f"{config.algorithm} toward {config.reward} → {run.path}", markup=False)
+    with Progress(config.iterations, config.algorithm, shown=main) as progress:
         for iteration in range(1, config.iterations + 1):
             metrics, samples = loop.step()
+            if not run:
+                continue
             line = run.log(iteration, metrics)
             if iteration == 1 or iteration % config.samples_every == 0:
                 run.samples({"iteration": iteration, **row} for row in samples)
             shown = ("score", "gold", "kl", "entropy")
             progress.update(iteration, **{k: line[k] for k in shown if k in line})
-    with saved_whole(run.path / "policy") as folder:
-        models.save(folder, policy.model, tokenizer)
-        policy.save_value_head(folder)
-    console.print(f"policy in {run.path / 'policy'}", markup=False)
+    if run:
+        with saved_whole(run.path / "policy") as folder:
+            models.save(folder, policy.model, tokenizer)
+            policy.save_value_head(folder)
+        console.print(f"policy in {run.path / 'policy'}", markup=False)
     return run
 
 
