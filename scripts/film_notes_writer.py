@@ -23,7 +23,7 @@ from reward_models.film_notes_lexicon import (
 )
 
 MAX_WORDS = 44
-ON_TOPIC = 0.75  # how often a note judges the aspect that was asked for
+ON_TOPIC = 0.85  # how often a note judges the aspect that was asked for
 
 # (the chance that an opinion is kind, weight)
 MOODS = ((0.9, 42), (0.5, 30), (0.1, 28))

@@ -118,6 +118,11 @@ def test_a_subject_is_judged_once() -> None:
     assert twice["valence"] == pytest.approx(3 * math.tanh((1.5 - 0.5) / 3))
 
 
+def test_variety_saturates_at_three_aspects() -> None:
+    four = " the film has a good plot and a good cast . the sets are bold and the pace is tight ."
+    assert parts(four)["variety"] == pytest.approx(0.3)
+
+
 def test_verdicts_do_not_add_up() -> None:
     verdicts = " do not miss it . we left with a smile . bring all your friends ."
     assert parts(verdicts)["valence"] == pytest.approx(3 * math.tanh(0.8 / 3))

@@ -87,6 +87,18 @@ def test_texts_are_lower_case_words_with_single_spaces() -> None:
             assert form.fullmatch(row["prompt"] + row[side])
 
 
+def test_articles_and_verbs_agree_in_prompts_and_notes() -> None:
+    wrong = re.compile(
+        r"\ba [aeiou]|\ban [^aeiou]|\b(jokes|songs|costumes|sets) is\b|the [a-z ]*[^s] are\b"
+    )
+    texts = [
+        *prompts("train"),
+        *prompts("test"),
+        *(row["text"] for row in rows("corpus.train.jsonl")),
+    ]
+    assert [text for text in texts if wrong.search(text)] == []
+
+
 def test_the_corpus_uses_every_word_of_the_vocabulary_and_no_other() -> None:
     used = {word for row in rows("corpus.train.jsonl") for word in row["text"].split()}
     assert sorted(used) == VOCABULARY
