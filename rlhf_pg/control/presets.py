@@ -1,5 +1,6 @@
 """What to ask of a control run, and the settings that work for each algorithm and environment."""
 
+import difflib
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -16,7 +17,8 @@ class ControlConfig:
     env_options: dict[str, Any] = field(default_factory=dict)
     """Given to the environment when it is made."""
     algorithm: str = "ppo"
-    """reinforce, reinforce-baseline, actor-critic, a2c, ppo, or a3c (a2c in worker processes)."""
+    """reinforce, reinforce-baseline, actor-critic, a2c, ppo, a3c (a2c in worker processes); rloo
+    and grpo compare the episodes that side by side begin alike."""
     seed: int = 0
     """Of everything random; the same seed gives the same run (a3c excepted)."""
     environments: int = 16
@@ -51,8 +53,7 @@ class ControlConfig:
 
     def check(self) -> None:
         """Raise ValueError, with the field named, for what cannot be run."""
-        if self.algorithm not in CONTROL_ALGORITHMS:
-            learner_algorithm(self.algorithm)  # which names the nearest known one
+        learner_algorithm(self.algorithm)  # which names an unknown one
         for item in ("environments", "total_steps", "eval_episodes", "eval_interval", "workers"):
             if getattr(self, item) < 1:
                 raise ValueError(f"{item} must be at least 1, not {getattr(self, item)}")
@@ -76,21 +77,45 @@ _CONTROL: dict[str, Any] = dict(
     gamma=0.99, value_coef=0.5, value_clip=None, max_grad_norm=0.5, reduction="token"
 )
 
-CONTROL_ALGORITHMS = ("reinforce", "reinforce-baseline", "actor-critic", "a2c", "ppo", "a3c")
-
-# By environment and algorithm; what stands here goes before the defaults above. Fields of the
-# learner are told from those of the run by their names, which never clash but for `seed`.
+# By algorithm, where nothing better is known of the environment; and by both. Fields of the learner
+# and the policy are told from those of the run by their names, which clash in `seed` alone.
+_GENERAL: dict[str, dict[str, Any]] = {
+    "reinforce": dict(rollout_steps=None, lr=5e-3),
+    "reinforce-baseline": dict(rollout_steps=None, lr=5e-3),
+    "actor-critic": dict(environments=32, rollout_steps=1, lr=5e-4),
+    "a2c": dict(rollout_steps=16, lr=2e-3, normalise=True, entropy_coef=0.01),
+    "a3c": dict(environments=8, rollout_steps=16, lr=2e-3, entropy_coef=0.01),
+    "ppo": dict(rollout_steps=128, lr=1e-3, minibatches=8),
+    "rloo": dict(rollout_steps=None, lr=5e-3),
+    "grpo": dict(rollout_steps=None, lr=5e-3),
+}
 _TUNED: dict[tuple[str, str], dict[str, Any]] = {
     ("CartPole-v1", "reinforce-baseline"): dict(lr=0.02),
-    ("CartPole-v1", "reinforce"): dict(lr=5e-3),
-    ("CartPole-v1", "a2c"): dict(environments=32, lr=0.01, gamma=0.98, lam=0.97),
-    ("CartPole-v1", "a3c"): dict(environments=8, lr=5e-3, gamma=0.98, lam=0.97),
-    ("CartPole-v1", "ppo"): dict(environments=32, lr=5e-3, gamma=0.98, lam=0.97, minibatches=2),
-}
+    ("CartPole-v1", "a2c"): dict(
+        environments=32, rollout_steps=32, lr=0.01, gamma=0.98, lam=0.97, normalise=False,
+        entropy_coef=0.0,
+    ),
+    ("CartPole-v1", "a3c"): dict(
+        rollout_steps=32, lr=5e-3, gamma=0.98, lam=0.97, entropy_coef=0.0
+    ),
+    ("CartPole-v1", "actor-critic"): dict(lr=1e-3, gamma=0.98),
+    ("CartPole-v1", "ppo"): dict(
+        environments=32, rollout_steps=32, lr=5e-3, gamma=0.98, lam=0.97, minibatches=2
+    ),
+}  # fmt: skip
+CONTROL_ALGORITHMS = tuple(_GENERAL)
 
 
 def learner_algorithm(name: str) -> LearnerConfig:
-    """The learner of a control algorithm, with what control asks of it."""
+    """The learner of a control algorithm, with what control asks of it.
+
+    Raises ValueError for an unknown name, with the nearest known one.
+    """
+    if name not in CONTROL_ALGORITHMS:
+        near = difflib.get_close_matches(name, CONTROL_ALGORITHMS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        known = ", ".join(CONTROL_ALGORITHMS)
+        raise ValueError(f"unknown algorithm {name!r}: use one of {known}{hint}")
     return algorithm("a2c" if name == "a3c" else name, **_CONTROL)
 
 
@@ -100,9 +125,7 @@ def preset(name: str, env: str = "CartPole-v1") -> ControlConfig:
     Raises ValueError for an unknown algorithm. An unknown environment gets general settings.
     """
     config = ControlConfig(env=env, algorithm=name, learner=learner_algorithm(name))
-    if config.learner.baseline != "critic" or name == "reinforce-baseline":
-        config.rollout_steps = None
-    return tuned(config, **_TUNED.get((env, name), {}))
+    return tuned(config, **{**_GENERAL[name], **_TUNED.get((env, name), {})})
 
 
 def tuned(config: ControlConfig, **values: Any) -> ControlConfig:

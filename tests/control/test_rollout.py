@@ -69,19 +69,21 @@ def test_advantages_do_not_cross_a_reset(counter_log):
     torch.testing.assert_close(whole[:, : end + 1], alone)
 
 
-def test_whole_episodes_are_one_of_each_environment(counter_log):
-    c = collector("Counter-v0", 3)
+@pytest.mark.parametrize("env", ["Counter-v0", "CartPole-v1"])
+def test_whole_episodes_are_one_of_each_environment(env):
+    c = collector(env, 5)
     for _ in range(2):
         rollout = c.episodes()
         assert (rollout.ends.sum(1) == 1).all()
-        assert (rollout.inputs[:, 0, 1] == 0).all()
         lengths = rollout.mask.sum(1)
         last = rollout.ends.argmax(1)
         assert (lengths == last + 1).all()
         steps = torch.arange(rollout.mask.shape[1])
         assert ((steps < lengths[:, None]) == rollout.mask).all()
-        # Rewards are 1, 2, ..., n.
-        torch.testing.assert_close(rollout.rewards.sum(1), lengths * (lengths + 1.0) / 2)
+        # CartPole pays 1 a step, the counter 1, 2, ..., n; neither pays for a reset.
+        paid = lengths.float() if env == "CartPole-v1" else lengths * (lengths + 1.0) / 2
+        torch.testing.assert_close(rollout.rewards.sum(1), paid)
+    assert env != "CartPole-v1" or len(set(lengths.tolist())) > 1
 
 
 def test_finished_episodes_are_scored_across_segments(counter_log):
