@@ -1,0 +1,130 @@
+"""On a task whose completions can all be written down, the rollout path gives the exact gradient.
+
+J = E[R] - beta * KL(policy || reference), by autograd, against the learner's gradient over all
+completions, each weighed by its probability.
+"""
+
+import itertools
+
+import pytest
+import torch
+
+from rlhf_pg.core.algorithms import LearnerConfig, algorithm
+from rlhf_pg.core.learner import Learner, estimate_advantages
+from rlhf_pg.language import models
+from rlhf_pg.language.policy import LanguagePolicy
+from rlhf_pg.language.rollout import language_rollout, reference_logprobs
+from rlhf_pg.language.sampling import Completions
+
+from .conftest import tiny_lm, with_values
+
+BETA = 0.3
+
+
+class Task:
+    """All 156 completions of at most 3 of 6 tokens after one prompt, and a score for each."""
+
+    def __init__(self):
+        tokenizer = models.train_tokenizer(["x y z"], "word")
+        eos = tokenizer.eos_token_id
+        words = [i for i in range(6) if i != eos]
+        ended = [(*p, eos) for n in range(3) for p in itertools.product(words, repeat=n)]
+        self.completions = ended + list(itertools.product(words, repeat=3))
+        self.prompt = models.encode(tokenizer, ["x y"])[0]
+        self.policy = with_values(LanguagePolicy(tiny_lm("llama", tokenizer, spread=0.3)))
+        other = tiny_lm("llama", tokenizer, spread=0.3, seed=1)
+        self.reference = LanguagePolicy(other, critic="none")
+        self.scores = torch.randn(len(self.completions), generator=torch.Generator().manual_seed(0))
+        self.eos = eos
+
+    def logprob(self, policy):
+        """log p of each completion, by plain forwards of the model, one for each length."""
+        total = []
+        for length in (1, 2, 3):  # as `completions` has them
+            tokens = torch.tensor([c for c in self.completions if len(c) == length])
+            ids = torch.cat([torch.tensor([self.prompt] * len(tokens)), tokens], 1)
+            logp = policy.model(ids).logits.log_softmax(-1)[:, len(self.prompt) - 1 : -1]
+            total.append(logp.gather(2, tokens[..., None]).sum((1, 2)))
+        return torch.cat(total)
+
+    def exact_gradient(self):
+        logp, ref = self.logprob(self.policy), self.logprob(self.reference).detach()
+        objective = (logp.exp() * (self.scores - BETA * (logp - ref))).sum()
+        return torch.autograd.grad(objective, list(self.policy.model.parameters()))
+
+    def rollout(self, **options):
+        """The completions as if they had been sampled."""
+        rows = len(self.completions)
+        lengths = torch.tensor([len(c) for c in self.completions])
+        ids = torch.tensor([[*c, *[0] * (3 - len(c))] for c in self.completions])
+        prompt_ids = torch.tensor([self.prompt] * rows)
+        done = Completions(
+            prompt_ids=prompt_ids,
+            prompt_mask=torch.ones_like(prompt_ids),
+            ids=ids,
+            mask=torch.arange(3) < lengths[:, None],
+            logprobs=torch.zeros(rows, 3),
+            values=torch.zeros(rows, 4),
+            finished=ids.gather(1, lengths[:, None] - 1)[:, 0] == self.eos,
+            prompts=["x y"] * rows,
+            texts=[""] * rows,
+        )
+        with torch.no_grad():
+            _, values, _ = self.policy(torch.cat([prompt_ids, ids], 1), torch.ones(rows, 5), keep=4)
+            done.logprobs = reference_logprobs(self.policy, done)
+            done.values = values
+        ref_logprobs = reference_logprobs(self.reference, done)
+        return language_rollout(done, self.scores, ref_logprobs, BETA, **options)
+
+    def expected_gradient(self, config):
+        """sum_y p(y) * gradient of the policy's loss on y."""
+        rollout = self.rollout()
+        advantages, _ = estimate_advantages(rollout, config)
+        logprobs = self.policy.evaluate(rollout).logprobs
+        probs = self.logprob(self.policy).exp().detach()
+        objective = (probs[:, None] * logprobs * advantages)[rollout.mask].sum()
+        return torch.autograd.grad(objective, list(self.policy.model.parameters()))
+
+
+@pytest.fixture(scope="module")
+def task():
+    return Task()
+
+
+def error(estimate, exact):
+    """The norm of the difference, over that of the exact gradient."""
+    flat, truth = (torch.cat([g.flatten() for g in grads]) for grads in (estimate, exact))
+    return float((flat - truth).norm() / truth.norm())
+
+
+def test_the_completions_are_all_there_are(task):
+    assert float(task.logprob(task.policy).exp().sum().detach()) == pytest.approx(1, abs=1e-5)
+
+
+def test_one_update_is_one_step_along_the_exact_gradient(task):
+    """The learner itself, by plain gradient ascent; a row's rewards carry its probability."""
+    exact = task.exact_gradient()
+    rollout = task.rollout()
+    weights = task.logprob(task.policy).exp().detach() * len(rollout)
+    rollout.rewards = rollout.rewards * weights[:, None]
+    parameters = list(task.policy.model.parameters())
+    before = [p.detach().clone() for p in parameters]
+    options = algorithm("reinforce", max_grad_norm=0.0, lr=1.0)
+    sgd = torch.optim.SGD(parameters)
+    Learner(task.policy, options, optimizer=sgd).update(rollout)
+    steps = [p.detach() - b for p, b in zip(parameters, before, strict=True)]
+    with torch.no_grad():
+        for parameter, value in zip(parameters, before, strict=True):
+            parameter.copy_(value)
+    assert error(steps, exact) < 1e-3
+
+
+@pytest.mark.parametrize(
+    "config", [LearnerConfig(baseline="none"), LearnerConfig(lam=1.0)], ids=["none", "critic"]
+)
+def test_the_expected_gradient_is_exact_whatever_the_critic_says(task, config):
+    assert error(task.expected_gradient(config), task.exact_gradient()) < 1e-3
+
+
+def test_a_wrong_critic_with_lambda_below_one_biases_the_gradient(task):
+    assert error(task.expected_gradient(LearnerConfig(lam=0.5)), task.exact_gradient()) > 0.1
