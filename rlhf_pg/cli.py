@@ -60,6 +60,12 @@ COMMANDS: dict[str, Command] = {
         "rlhf_pg.commands:sample",
         positional="model",
     ),
+    "evaluate": Command(
+        "measure a policy against the model it began from: reward, KL, win rate, best-of-n",
+        f"{LANGUAGE}.assessment:EvaluateConfig",
+        "rlhf_pg.commands:evaluate",
+        positional="model",
+    ),
     "control": Command(
         "the same learner on a Gymnasium environment",
         "rlhf_pg.control.training:ControlConfig",

@@ -12,7 +12,7 @@ from reward_models.preference import PreferenceConfig
 from reward_models.preference import train as fit
 from reward_models.reward_model import RewardModel
 from rlhf_pg import demo as story
-from rlhf_pg.language import data, models, training
+from rlhf_pg.language import assessment, data, models, training
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.sampling import sample as draw
 from rlhf_pg.progress import Progress, console
@@ -86,6 +86,15 @@ def train(config: training.TrainConfig) -> Run | None:
     if run:
         console.print(f"read what it writes with: rlhf-pg sample {run.path}", markup=False)
     return run
+
+
+def evaluate(config: assessment.EvaluateConfig) -> None:
+    """Measure a policy against the model it began from, by its own reward and the gold."""
+    config = assessment.with_run_options(config)
+    film_notes = GOLD if config.data == data.FILM_NOTES else None
+    specs = {"score": config.reward, "gold": config.gold or film_notes}
+    rewards = {name: load_reward(spec) for name, spec in specs.items() if spec}
+    assessment.assess(config, rewards)
 
 
 @dataclass

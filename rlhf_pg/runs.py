@@ -5,9 +5,11 @@ runs/NAME/
   metrics.jsonl   one line per iteration, keys as in METRICS
   samples.jsonl   completions over time, only ever appended to
   policy/         the trained model, there only when it is whole
+  evaluation.json what `rlhf-pg evaluate` measured
 """
 
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -35,6 +37,12 @@ METRICS: dict[str, str] = {
     "length": "mean tokens of a completion, EOS included",
     "eos_rate": "share of completions that ended by themselves",
     "tokens_per_second": "tokens sampled and learned from, per second of the iteration",
+    "ref_perplexity": "the base's perplexity per token of what the policy writes",
+    "distinct_1": "share of words that differ, over all completions together",
+    "distinct_2": "the same of pairs of words",
+    "repetition": "mean share of a completion's 4-grams that it has had before",
+    "win_rate/NAME": "share of completions that score higher than the base's; a tie counts half",
+    "kl_bound": "log n - (n-1)/n: the KL of best-of-n where scores never tie",
     "loss": "next-token cross-entropy, nats per token",
     "held_out_loss": "the same on held-out text",
     "accuracy": "share of held-out pairs whose chosen completion scores higher",
@@ -123,6 +131,24 @@ class Run:
         with open(self.path / name, "a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def saved_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all; what stood there before is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    filling = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        filling.write_text(text, encoding="utf-8")
+        filling.replace(path)
+    finally:
+        filling.unlink(missing_ok=True)
+
+
+def options_of(folder: str | Path) -> dict[str, Any]:
+    """What a run was asked for (its config.yaml); nothing where `folder` is no run."""
+    path = Path(folder) / "config.yaml"
+    options = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return options if isinstance(options, dict) else {}
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

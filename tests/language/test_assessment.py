@@ -8,7 +8,8 @@ import yaml
 
 from rlhf_pg.cli import main
 from rlhf_pg.language import models
-from rlhf_pg.language.assessment import EvaluateConfig, assess, spread, with_run_options
+from rlhf_pg.language.assessment import EvaluateConfig, assess, with_run_options
+from rlhf_pg.language.bench import spread
 from rlhf_pg.language.evaluation import distinct, evaluate, repetition
 from rlhf_pg.language.policy import LanguagePolicy
 
@@ -98,6 +99,7 @@ def test_the_base_alone_has_no_win_rate_and_nothing_is_written_into_a_plain_fold
     prompts = str(tmp_path / "p.jsonl")
     (tmp_path / "p.jsonl").write_text('{"prompt": "the film"}\n')
     config = with_run_options(EvaluateConfig(model=base, data=prompts, best_of=0, device="cpu"))
+    config.max_new_tokens = 8
     found = assess(config, {"score": words})
     assert "win_rate" not in found and "best_of_n" not in found
     assert not (tmp_path / "base" / "evaluation.json").exists()

@@ -82,7 +82,9 @@ def test_many_equally_likely_values_approach_the_bound_from_below(n):
 @pytest.mark.parametrize("n", [1, 4, 64])
 def test_a_pool_without_ties_has_the_continuous_kl(n):
     scores = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
-    assert_close(pool_kl(scores, n), torch.full((3,), kl_bound(n)).double(), atol=1e-9, rtol=0)
+    assert_close(
+        pool_kl(scores, n), torch.full((3,), kl_bound(n), dtype=torch.float64), atol=1e-9, rtol=0
+    )
 
 
 def test_a_pool_of_ties_alone_has_the_plug_in_kl():
