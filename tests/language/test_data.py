@@ -1,0 +1,219 @@
+"""Rows of text from every kind of source, and what is said of a wrong one."""
+
+import gzip
+import json
+
+import huggingface_hub
+import pytest
+
+from rlhf_pg.language import data
+from rlhf_pg.language.data import hold_out, read
+
+ROWS = [{"text": "one two"}, {"text": "three , four"}]
+PAIRS = [
+    {"prompt": "a b", "chosen": " c", "rejected": " d", "chosen_finished": False},
+    {"prompt": "e", "chosen": " f", "rejected": " g", "chosen_finished": True},
+]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+def jsonl(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def write(path, rows=ROWS):
+    """Rows in the format that the file's name says."""
+    import pyarrow
+    import pyarrow.parquet
+
+    match path.name.split(".", 1)[1]:
+        case "jsonl":
+            path.write_text(jsonl(rows))
+        case "jsonl.gz":
+            path.write_bytes(gzip.compress(jsonl(rows).encode()))
+        case "json":
+            path.write_text(json.dumps(rows))
+        case "csv":
+            quoted = ["text", *(f'"{row["text"]}"' for row in rows)]
+            path.write_text("\n".join(quoted) + "\n")
+        case "parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        case "txt":
+            path.write_text("\n".join(row["text"] for row in rows) + "\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "json", "csv", "parquet", "txt"])
+def test_every_format_gives_the_same_rows(tmp_path, suffix):
+    assert read(write(tmp_path / f"rows.{suffix}"), "corpus") == {
+        "text": ["one two", "three , four"]
+    }
+
+
+def test_a_folder_is_all_its_files_and_what_is_no_data_is_left_alone(tmp_path):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    write(folder / "a.jsonl")
+    write(folder / "b.jsonl", [{"text": "five"}])
+    (folder / "README.md").write_text("about")
+    assert read(str(folder), "corpus")["text"] == ["one two", "three , four", "five"]
+    write(folder / "c.csv")
+    with pytest.raises(ValueError, match="holds files of several formats"):
+        read(str(folder), "corpus")
+
+
+def test_what_datasets_saved_is_read(tmp_path):
+    import datasets
+
+    rows = datasets.Dataset.from_list(ROWS)
+    rows.save_to_disk(str(tmp_path / "saved"))
+    assert read(str(tmp_path / "saved"), "corpus")["text"] == ["one two", "three , four"]
+    test = datasets.Dataset.from_list([{"text": "six"}])
+    datasets.DatasetDict({"train": rows, "test": test}).save_to_disk(str(tmp_path / "both"))
+    assert len(read(str(tmp_path / "both"), "corpus")["text"]) == 2
+    assert read(str(tmp_path / "both"), "corpus", "test")["text"] == ["six"]
+
+
+def test_a_change_of_the_file_is_seen(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    read(write(path), "corpus")
+    assert read(write(path, [{"text": "new"}]), "corpus")["text"] == ["new"]
+
+
+def test_blank_lines_of_a_txt_are_no_rows(tmp_path):
+    path = tmp_path / "rows.txt"
+    path.write_text("one\n\n  \ntwo\n\n")
+    assert read(str(path), "corpus")["text"] == ["one", "two"]
+
+
+def test_prompt_and_completion_make_a_text(tmp_path):
+    rows = [{"prompt": "a b", "completion": " c"}]
+    assert read(write(tmp_path / "rows.jsonl", rows), "corpus") == {"text": ["a b c"]}
+
+
+def test_prompts_keep_the_columns_beside_them(tmp_path):
+    rows = [{"prompt": "1 + 1 =", "answer": 2}, {"prompt": "2 + 2 =", "answer": 4}]
+    path = write(tmp_path / "rows.jsonl", rows)
+    assert read(path, "prompts") == {"prompt": ["1 + 1 =", "2 + 2 ="], "answer": [2, 4]}
+
+
+def test_preferences_keep_the_columns_beside_them(tmp_path):
+    rows = read(write(tmp_path / "rows.jsonl", PAIRS), "preferences")
+    assert rows["chosen"] == [" c", " f"] and rows["chosen_finished"] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "prompt"),
+    [
+        ("a b c", "a b d", "a b"),
+        ("a b cat", "a b car", "a b"),
+        ("a b", "a b c", "a"),
+        ("x", "y", ""),
+        ("same", "same", ""),
+    ],
+)
+def test_an_implicit_prompt_is_the_common_words(tmp_path, chosen, rejected, prompt):
+    rows = [{"chosen": chosen, "rejected": rejected}]
+    found = read(write(tmp_path / "rows.jsonl", rows), "preferences")
+    assert found["prompt"] == [prompt]
+    assert prompt + found["chosen"][0] == chosen and prompt + found["rejected"][0] == rejected
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        ("corpus", "'text' or 'prompt' + 'completion'"),
+        ("prompts", "'prompt'"),
+        ("preferences", "'prompt' + 'chosen' + 'rejected' or 'chosen' + 'rejected'"),
+    ],
+)
+def test_wrong_columns_are_named_with_those_wanted(tmp_path, kind, wanted):
+    path = write(tmp_path / "rows.jsonl", [{"question": "a", "answer": "b"}])
+    with pytest.raises(ValueError) as error:
+        read(path, kind)
+    assert str(error.value) == (
+        f"{path} has columns 'question', 'answer'; {kind} need {wanted}. "
+        "Rename the columns of the file"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind", "message"),
+    [
+        ([{"text": "a"}, {"text": None}], "corpus", "row 1: 'text' is NoneType, not text"),
+        ([{"text": "a"}, {"text": " "}], "corpus", "row 1: 'text' is empty"),
+        ([{"prompt": "a"}, {"prompt": ""}], "prompts", "row 1: 'prompt' is empty"),
+        ([{"prompt": 7}], "prompts", "row 0: 'prompt' is int, not text"),
+        ([{"prompt": "a", "completion": None}], "corpus", "'completion' is NoneType, not text"),
+        ([{"prompt": "", "completion": ""}], "corpus", "row 0: 'text' is empty"),
+        ([{"chosen": "a", "rejected": None}], "preferences", "'rejected' is NoneType, not text"),
+    ],
+)
+def test_rows_that_are_no_text_are_named(tmp_path, rows, kind, message):
+    with pytest.raises(ValueError, match=message):
+        read(write(tmp_path / "rows.jsonl", rows), kind)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.txt", "rows.csv"])
+def test_an_empty_file_holds_no_rows(tmp_path, name):
+    for content in {"rows.csv": ["", "text\n"]}.get(name, [""]):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ValueError, match=f"{name} holds no rows"):
+            read(str(tmp_path / name), "corpus")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_a_broken_file_is_named_in_one_line_and_nothing_else_is_said(tmp_path, name, capfd):
+    (tmp_path / name).write_text("{no")
+    with pytest.raises(ValueError, match=f"cannot read .*{name}") as error:
+        read(str(tmp_path / name), "corpus")
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_missing_file_and_an_unknown_format_are_named(tmp_path):
+    for source in ("nowhere.jsonl", "./nowhere", "/nowhere"):
+        with pytest.raises(ValueError, match=f"no file at {source}"):
+            read(source, "corpus")
+    (tmp_path / "rows.xlsx").write_text("x")
+    with pytest.raises(ValueError, match="no file of a known format; use one of jsonl, json"):
+        read(str(tmp_path / "rows.xlsx"), "corpus")
+
+
+def test_a_hub_that_does_not_answer_is_said_so_at_once(monkeypatch):
+    class NoNetwork:
+        def head(self, *_, **__):
+            raise ConnectionError
+
+    monkeypatch.setattr(huggingface_hub, "get_session", NoNetwork)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(ValueError, match="'someone/data' is no file or folder here, and the Hug"):
+        read("someone/data", "corpus")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("kind", ["corpus", "prompts", "preferences"])
+def test_film_notes_are_there(kind, split):
+    rows = read(data.FILM_NOTES, kind, split)
+    assert len(next(iter(rows.values()))) > 50
+    assert "/film_notes/" in data.film_notes(kind, split).replace("\\", "/")
+
+
+def test_film_notes_test_prompts_are_not_trained_on():
+    train, test = (set(read(data.FILM_NOTES, "prompts", s)["prompt"]) for s in ("train", "test"))
+    assert not train & test
+
+
+def test_holding_out_splits_rows_and_loses_none():
+    rows = {"text": [str(i) for i in range(100)], "n": list(range(100))}
+    train, test = hold_out(rows)
+    assert train["text"] + test["text"] == rows["text"] and len(test["n"]) == 5
+    assert len(hold_out(rows, most=2)[1]["text"]) == 2
+    with pytest.raises(ValueError, match="19 rows are too few to hold some out"):
+        hold_out({"text": ["a"] * 19})

@@ -1,0 +1,161 @@
+"""Next-token training: the loss falls, EOS is learned, every text is read once a pass."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from rlhf_pg.language import models
+from rlhf_pg.language.finetuning import (
+    FinetuneConfig,
+    corpus_loss,
+    encode,
+    finetune,
+    length_buckets,
+    next_token_loss,
+    read_corpus,
+)
+from rlhf_pg.runs import METRICS, read_jsonl
+
+from .conftest import TEXTS, tiny_lm
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS * 20))
+    return str(path)
+
+
+@pytest.fixture
+def asked(corpus, tmp_path):
+    def settings(**changes):
+        small = {
+            "width": 32,
+            "layers": 1,
+            "heads": 2,
+            "context": 32,
+            "epochs": 6,
+            "batch_size": 8,
+            "lr": 1e-2,
+        }
+        options = {"data": corpus, "output": str(tmp_path / "run"), **small, **changes}
+        return FinetuneConfig(**options)
+
+    return settings
+
+
+def test_the_loss_falls_and_the_run_is_whole(asked):
+    run = finetune(asked())
+    lines = read_jsonl(run.path / "metrics.jsonl")
+    assert set().union(*lines) <= set(METRICS)
+    held_out = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
+    assert len(held_out) == 6 and held_out[-1] < 1.0 < held_out[0]
+    model, tokenizer = models.load(str(run.path))
+    again = corpus_loss(model, encode(tokenizer, read_corpus(asked())[1], 32))
+    assert again == pytest.approx(held_out[-1], abs=1e-5)
+
+
+def test_held_out_texts_are_not_trained_on_and_steps_are_counted_right(asked):
+    run = finetune(asked(epochs=2))
+    # 60 texts, 3 of them held out, make 8 batches a pass.
+    lines = read_jsonl(run.path / "metrics.jsonl")
+    assert [line["iteration"] for line in lines] == [8, 10, 16]
+
+
+def test_the_model_learns_to_end(asked, tokenizer):
+    run = finetune(asked())
+    model, tokenizer = models.load(str(run.path))
+    whole, half = TEXTS[0], "the film is good and"
+    with torch.no_grad():
+        end = [
+            float(
+                model(torch.tensor([tokenizer(text)["input_ids"]]))
+                .logits[0, -1]
+                .softmax(-1)[tokenizer.eos_token_id]
+            )
+            for text in (whole, half)
+        ]
+    assert end[0] > 0.5 > 0.05 > end[1]
+
+
+def test_the_same_seed_trains_the_same_model(asked, tmp_path):
+    weights = [
+        (finetune(asked(epochs=1, seed=seed, output=str(tmp_path / name))).path / "policy" / "model"
+         ).with_suffix(".safetensors").read_bytes()
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]  # fmt: skip
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_a_pretrained_model_is_trained_on_with_its_own_tokenizer(asked, base, tmp_path):
+    run = finetune(asked(model=base, epochs=1))
+    _, tokenizer = models.load(str(run.path))
+    assert tokenizer.get_vocab() == models.load(base)[1].get_vocab()
+
+
+def test_texts_end_in_eos_unless_they_are_cut(tokenizer):
+    rows = encode(tokenizer, ["the film", "the film is good"], limit=4)
+    assert rows[0] == [*tokenizer("the film")["input_ids"], tokenizer.eos_token_id]
+    assert rows[1] == tokenizer("the film is good")["input_ids"]
+
+
+def test_every_text_is_in_one_batch_and_like_lengths_are_together():
+    texts = [[i] * (i % 7 + 1) for i in range(50)]
+    generator = torch.Generator().manual_seed(0)
+    first, second = (length_buckets(texts, 8, generator) for _ in range(2))
+    assert sorted(row for batch in first for row in batch) == sorted(texts)
+    assert [len(batch) for batch in sorted(first, key=len)] == [2, 8, 8, 8, 8, 8, 8]
+    assert all(max(map(len, b)) - min(map(len, b)) <= 1 for b in first if len(b) == 8)
+    assert first != second
+
+
+def by_hand(model, rows):
+    """Summed loss and count of the predicted tokens, one text at a time."""
+    total, count = 0.0, 0
+    for row in rows:
+        with torch.no_grad():
+            logp = model(torch.tensor([row])).logits[0].log_softmax(-1)
+        total -= sum(float(logp[t, row[t + 1]]) for t in range(len(row) - 1))
+        count += len(row) - 1
+    return total, count
+
+
+def test_the_loss_is_the_mean_over_real_tokens_eos_among_them(lm, tokenizer):
+    lm.eval()
+    rows = encode(tokenizer, ["the film", TEXTS[0], "a"], 48)
+    total, count = by_hand(lm, rows)
+    assert count == 2 + 10 + 1
+    assert float(next_token_loss(lm, rows).detach()) == pytest.approx(total / count, rel=1e-4)
+
+
+def test_the_loss_is_the_same_where_pad_is_eos(tokenizer):
+    model = tiny_lm("gpt2", tokenizer).eval()
+    rows = encode(tokenizer, ["the film", TEXTS[0]], 48)
+    before = float(next_token_loss(model, rows).detach())
+    model.config.pad_token_id = tokenizer.eos_token_id
+    assert float(next_token_loss(model, rows).detach()) == before
+
+
+def test_the_held_out_loss_is_per_token_and_not_per_batch(llama, tokenizer):
+    llama.eval()
+    rows = encode(tokenizer, ["a", "a", "a", *TEXTS], 48)
+    total, count = by_hand(llama, rows)
+    for batch_size in (1, 4, 128):
+        assert corpus_loss(llama, rows, batch_size) == pytest.approx(total / count, rel=1e-4)
+
+
+def test_a_held_out_file_is_used_where_it_is_given(asked, tmp_path):
+    (tmp_path / "test.txt").write_text("a long film .\n")
+    train, test = read_corpus(asked(test=str(tmp_path / "test.txt")))
+    assert test == ["a long film ."] and len(train) == 60
+
+
+def test_a_loss_that_is_no_longer_finite_is_an_error_and_leaves_no_model(asked, monkeypatch):
+    monkeypatch.setattr("rlhf_pg.language.finetuning.corpus_loss", lambda *_: math.nan)
+    config = asked(epochs=1)
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        finetune(config)
+    assert not (models.Path(config.output) / "policy").exists()
+    assert not list(models.Path(config.output).glob(".*"))
