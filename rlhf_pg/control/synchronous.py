@@ -33,7 +33,7 @@ class Synchronous:
     ) -> None:
         config.check()
         self.config = config
-        # Far apart, so that no two processes, nor any two seeds, share a stream.
+        # Far apart, so that no two processes share a stream.
         seed = config.seed + 1_000_003 * rank
         environments = make_environments(config.env, config.environments, config.env_options)
         self.policy = make_policy(config, environments)

@@ -1,12 +1,13 @@
 """Moments are those of all the data, in whatever portions it came."""
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_pg.control.normalisation import Moments, RewardScale
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=5), st.integers(0, 10_000))
 def test_moments_of_portions_are_moments_of_the_whole(portions, seed):
     generator = torch.Generator().manual_seed(seed)
