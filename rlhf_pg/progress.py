@@ -60,10 +60,11 @@ class Progress:
             self.bar.update(self.task, completed=done, numbers=text)
             return
         now = time.monotonic()
-        if done >= self.total or now - self.last >= self.every:
+        if self.shown and (done >= self.total or now - self.last >= self.every):
             self.last = now
-            console.print(f"{self.title}  {done}/{self.total}  {text}")
+            console.print(f"{self.title}  {done}/{self.total}  {text}".rstrip(), markup=False)
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        (self.bar.console if self.bar else console).print(text)
+        if self.shown:
+            (self.bar.console if self.bar else console).print(text, markup=False)

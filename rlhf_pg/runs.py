@@ -107,10 +107,9 @@ class Run:
             path = Path(output)
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise ValueError(f"{path} already holds something; choose another --output")
+            path.mkdir(parents=True, exist_ok=True)
         else:
-            names = [name, *(f"{name}-{i}" for i in range(2, 10_000))]
-            path = next(p for p in (Path("runs") / n for n in names) if not p.exists())
-        path.mkdir(parents=True, exist_ok=True)
+            path = _first_free(Path("runs"), name)
         values = asdict(config) if is_dataclass(config) else dict(config)  # type: ignore[arg-type]
         values.pop("output", None)  # repeating a run makes a new folder
         (path / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
@@ -131,6 +130,20 @@ class Run:
         with open(self.path / name, "a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _first_free(parent: Path, name: str) -> Path:
+    """Make parent/name, or parent/name-2, ...: the first that nobody else has made."""
+    path, number = parent / name, 1
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            if not parent.is_dir():
+                raise
+            number += 1
+            path = parent / f"{name}-{number}"
 
 
 def saved_text(path: Path, text: str) -> None:
