@@ -26,6 +26,7 @@ class Command:
     preset: str | None = None  # module:function of the fields named in preset_from
     preset_from: tuple[str, ...] = ()
     positional: str | None = None
+    positional_help: str = "A run or a model."
 
 
 LANGUAGE = "rlhf_pg.language"
@@ -66,6 +67,13 @@ COMMANDS: dict[str, Command] = {
         "rlhf_pg.commands:evaluate",
         positional="model",
     ),
+    "data show": Command(
+        "how a data source is understood: its form, counts, lengths and three rows",
+        f"{LANGUAGE}.datasheet:DataShowConfig",
+        f"{LANGUAGE}.datasheet:show",
+        positional="path",
+        positional_help='A file, a folder, a hub name, or "film-notes".',
+    ),
     "control": Command(
         "the same learner on a Gymnasium environment",
         "rlhf_pg.control.training:ControlConfig",
@@ -90,14 +98,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(version("rlhf-pg"))
         return 0
     try:
-        name = arguments[0]
+        words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
+        name = " ".join(arguments[:words])
         if name not in COMMANDS:
             raise ValueError(
                 f"unknown command {name!r}{_suggest(name, list(COMMANDS))}: "
                 f"use one of {', '.join(COMMANDS)}"
             )
         command = COMMANDS[name]
-        config = read_config(name, command, arguments[1:])
+        config = read_config(name, command, arguments[words:])
         find(command.run)(config)
         return 0
     except (ValueError, OSError, FloatingPointError) as error:
@@ -170,7 +179,8 @@ def build_parser(
     parser.add_class_arguments(config_class, skip=positional)
     if command.positional:
         field = next(f for f in fields(config_class) if f.name == command.positional)
-        parser.add_argument(field.name, nargs="?", default=field.default, help="A run or a model.")
+        said = command.positional_help
+        parser.add_argument(field.name, nargs="?", default=field.default, help=said)
     if defaults:
         parser.set_defaults(_flat({k: v for k, v in defaults.items() if k not in positional}))
     return parser

@@ -39,10 +39,11 @@ class RewardConfig:
 
 def reward(config: RewardConfig) -> Run:
     """Train a reward model, write the run folder, and report how often it is right."""
-    pairs = _pairs(data.read(config.data, "preferences"))
+    base, tokenizer = models.load(config.model)  # and a clear error where it is no model
+    models.suit_threads(base)
+    pairs = _pairs(data.read(config.data, "preferences", tokenizer=tokenizer))
     test = config.test or (data.FILM_NOTES if config.data == data.FILM_NOTES else None)
-    held_out = _pairs(data.read(test, "preferences", "test")) if test else None
-    models.suit_threads(models.load(config.model)[0])  # and a clear error where it is no model
+    held_out = _pairs(data.read(test, "preferences", "test", tokenizer)) if test else None
     model = RewardModel.from_base(models.model_folder(config.model), seed=config.learner.seed)
     run = Run.create(config.output, "reward", config)
     console.print(f"{len(pairs):,} pairs → {run.path}", markup=False)
@@ -130,7 +131,7 @@ def sample(config: SampleConfig) -> None:
     model, tokenizer = models.load(config.model)
     policy = LanguagePolicy(model, config.temperature, critic="none")
     film_notes = config.prompt is None and config.data == data.FILM_NOTES
-    columns = _asked(config)
+    columns = _asked(config, tokenizer)
     prompts = columns.pop("prompt")
     training.check_prompt_lengths(model, tokenizer, prompts, config.max_new_tokens)
     generator = torch.Generator().manual_seed(config.seed)
@@ -148,7 +149,7 @@ def sample(config: SampleConfig) -> None:
         console.print(line if finished[i] else line.append(" … cut", "yellow"), soft_wrap=True)
 
 
-def _asked(config: SampleConfig) -> data.Rows:
+def _asked(config: SampleConfig, tokenizer: Any) -> data.Rows:
     """Prompts with their columns, each `samples_per_prompt` times."""
     if config.prompt is not None:
         one = isinstance(config.prompt, str)
@@ -157,7 +158,7 @@ def _asked(config: SampleConfig) -> data.Rows:
             raise ValueError("a prompt is empty; give it some text to begin from")
         chosen = range(len(rows["prompt"]))
     else:
-        rows = data.read(config.data, "prompts", "test")
+        rows = data.read(config.data, "prompts", "test", tokenizer)
         count = len(rows["prompt"])
         chosen = range(0, count, max(1, count // config.count))[: config.count]
     repeated = [i for i in chosen for _ in range(config.samples_per_prompt)]

@@ -122,9 +122,9 @@ def open_bench(
     """The bench, the policy and its base, which are one where they are the same folder."""
     assert config.base and config.data and config.max_new_tokens and config.temperature
     device = Accelerator(cpu=config.device == "cpu").device
-    columns = spread(data.read(config.data, "prompts", "test"), config.prompts)
     model, tokenizer = models.load(config.model)
     models.suit_threads(model)
+    columns = spread(data.read(config.data, "prompts", "test", tokenizer), config.prompts)
     check_prompt_lengths(model, tokenizer, columns["prompt"], config.max_new_tokens)
     policy = LanguagePolicy(model, config.temperature, "none").to(device)
     reference = policy

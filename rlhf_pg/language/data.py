@@ -8,13 +8,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from rlhf_pg.language import hub
+from rlhf_pg.language import conversations, hub
 
 FILM_NOTES = "film-notes"
 READERS = {"jsonl": "json", "json": "json", "csv": "csv", "parquet": "parquet", "txt": "text"}
 Kind = Literal["corpus", "prompts", "preferences"]
 FORMS: dict[Kind, list[list[str]]] = {  # the columns that suit, best first
-    "corpus": [["text"], ["prompt", "completion"]],
+    "corpus": [["text"], ["prompt", "completion"], ["messages"]],
     "prompts": [["prompt"]],
     "preferences": [["prompt", "chosen", "rejected"], ["chosen", "rejected"]],
 }
@@ -29,24 +29,35 @@ def film_notes(kind: Kind, split: Literal["train", "test"] = "train") -> str:
     return str(folder / f"{kind}.{split}.jsonl")
 
 
-def read(source: str, kind: Kind, split: Literal["train", "test"] = "train") -> Rows:
+def read(
+    source: str, kind: Kind, split: Literal["train", "test"] = "train", tokenizer: Any = None
+) -> Rows:
     """The columns of a source, which must suit `kind`.
 
     "corpus" gives `text`; "prompts" gives `prompt` and whatever stands beside it, which is passed
     to the reward; "preferences" gives `prompt`, `chosen`, `rejected` and what stands beside them.
-    A pair without a prompt has one in its common beginning. Raises ValueError for a missing file,
-    no rows, columns that do not suit, or a row that is not text.
+    A pair without a prompt has one in its common beginning. Lists of messages are written by the
+    chat template of `tokenizer`. Raises ValueError for a missing file, no rows, columns that do not
+    suit, or a row that is not text.
     """
-    rows = _load(film_notes(kind, split) if source == FILM_NOTES else source, split)
-    if not rows or not len(next(iter(rows.values()))):
-        raise ValueError(f"{source} holds no rows")
-    columns = next((form for form in FORMS[kind] if set(form) <= set(rows)), None)
+    path = film_notes(kind, split) if source == FILM_NOTES else source
+    return parse(load(path, split), kind, source, tokenizer)
+
+
+def parse(rows: Rows, kind: Kind, source: str, tokenizer: Any = None) -> Rows:
+    """The columns of loaded rows as `read` gives them; `source` is named in errors."""
+    columns = form_of(rows, kind)
     if columns is None:
         wanted = " or ".join(" + ".join(map(repr, form)) for form in FORMS[kind])
         raise ValueError(
             f"{source} has columns {', '.join(map(repr, rows))}; {kind} need {wanted}. "
             "Rename the columns of the file"
         )
+    if columns == ["messages"]:
+        rows, columns = {"text": rows["messages"]}, ["text"]
+    if any(conversations.is_conversation(rows[name][0]) for name in columns):
+        rows = conversations.as_text(rows, columns, tokenizer, source)
+        columns = ["prompt", *columns] if columns == ["chosen", "rejected"] else columns
     _check_text(rows, source, columns)
     if columns == ["text"]:
         return {"text": rows["text"]}
@@ -55,6 +66,11 @@ def read(source: str, kind: Kind, split: Literal["train", "test"] = "train") -> 
         _check_text({"text": texts}, source, ["text"])
         return {"text": texts}
     return _with_prompts(rows) if columns == ["chosen", "rejected"] else rows
+
+
+def form_of(rows: Rows, kind: Kind) -> list[str] | None:
+    """The columns by which rows suit `kind`, or None where they do not."""
+    return next((form for form in FORMS[kind] if set(form) <= set(rows)), None)
 
 
 def hold_out(rows: Rows, share: float = 0.05, most: int = 1000) -> tuple[Rows, Rows]:
@@ -67,6 +83,14 @@ def hold_out(rows: Rows, share: float = 0.05, most: int = 1000) -> tuple[Rows, R
         {name: values[:-held] for name, values in rows.items()},
         {name: values[-held:] for name, values in rows.items()},
     )
+
+
+def load(source: str, split: str = "train") -> Rows:
+    """All columns of a source as they stand; ValueError for one that is not there or is empty."""
+    rows = _load(source, split)
+    if not rows or not len(next(iter(rows.values()))):
+        raise ValueError(f"{source} holds no rows")
+    return rows
 
 
 def _load(source: str, split: str) -> Rows:

@@ -37,8 +37,8 @@ class FinetuneConfig:
     """Of a new model: the most tokens it can attend to; longer texts are cut."""
     epochs: int = 3
     """Passes over the text, usually 1 to 10."""
-    batch_size: int = 32
-    """Texts in a gradient step, usually 16 to 128."""
+    batch_size: int = 16
+    """Texts in a gradient step, usually 16 (tiny models) to 128."""
     lr: float = 3e-3
     """Peak learning rate, warmed up and then annealed to 0; usually 1e-3 to 5e-3 (tiny models),
     1e-5 to 1e-4 (pretrained ones)."""
@@ -50,15 +50,16 @@ class FinetuneConfig:
 
 def finetune(config: FinetuneConfig) -> Run:
     """Train, write the run folder, and say what came of it."""
-    train, test = read_corpus(config)
+    given = models.load(config.model) if config.model is not None else None
+    train, test = read_corpus(config, given[1] if given else None)
     torch.manual_seed(config.seed)
-    if config.model is None:
-        tokenizer: Any = models.train_tokenizer(train, config.tokenizer, config.vocabulary)
-        model: Any = models.tiny_model(
+    if given:
+        model, tokenizer = given
+    else:
+        tokenizer = models.train_tokenizer(train, config.tokenizer, config.vocabulary)
+        model = models.tiny_model(
             tokenizer, config.width, config.layers, config.heads, config.context
         )
-    else:
-        model, tokenizer = models.load(config.model)
     models.suit_threads(model)
     limit = models.context_length(model) or config.context
     encoded, held_out = (encode(tokenizer, texts, limit) for texts in (train, test))
@@ -91,11 +92,11 @@ def finetune(config: FinetuneConfig) -> Run:
     return run
 
 
-def read_corpus(config: FinetuneConfig) -> tuple[list[str], list[str]]:
-    """Texts to train on and texts held out."""
-    train = data.read(config.data, "corpus")
+def read_corpus(config: FinetuneConfig, tokenizer: Any = None) -> tuple[list[str], list[str]]:
+    """Texts to train on and texts held out; `tokenizer` writes out messages, where there are."""
+    train = data.read(config.data, "corpus", tokenizer=tokenizer)
     if config.test is not None:
-        test = data.read(config.test, "corpus", "test")
+        test = data.read(config.test, "corpus", "test", tokenizer)
     elif config.data == data.FILM_NOTES:
         test = data.read(data.FILM_NOTES, "corpus", "test")
     else:

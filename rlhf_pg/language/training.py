@@ -120,7 +120,7 @@ def train(config: TrainConfig, reward: Reward, gold: Reward | None = None) -> Ru
         )
     model, tokenizer = models.load(config.model)
     models.suit_threads(model)
-    rows = data.read(config.data, "prompts")
+    rows = data.read(config.data, "prompts", tokenizer=tokenizer)
     check_prompt_lengths(model, tokenizer, rows["prompt"], config.max_new_tokens)
     torch.manual_seed(config.seed)
     policy = LanguagePolicy(model, config.temperature, config.critic).to(accelerator.device)

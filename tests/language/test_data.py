@@ -128,7 +128,7 @@ def test_an_implicit_prompt_is_the_common_words(tmp_path, chosen, rejected, prom
 @pytest.mark.parametrize(
     ("kind", "wanted"),
     [
-        ("corpus", "'text' or 'prompt' + 'completion'"),
+        ("corpus", "'text' or 'prompt' + 'completion' or 'messages'"),
         ("prompts", "'prompt'"),
         ("preferences", "'prompt' + 'chosen' + 'rejected' or 'chosen' + 'rejected'"),
     ],
