@@ -70,7 +70,7 @@ class TrainConfig:
     """Weight of KL(policy || reference), usually 0.02 to 0.2; 0 leaves the policy free."""
     kl_target: float | None = None
     """Adapt the weight to hold the KL near this many nats per completion, usually 3 to 10."""
-    kl_horizon: float = 10_000
+    kl_horizon: float = 10_000.0
     """Episodes over which the adaptive weight may move far; smaller is faster."""
     missing_eos_penalty: float = 1.0
     """Taken off the score of a completion cut at the length limit, usually 0 to 1."""
