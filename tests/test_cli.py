@@ -1,0 +1,299 @@
+"""The command line: help at once, presets and overrides, and one clear line for what is wrong."""
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+
+import huggingface_hub
+import pytest
+import yaml
+
+from rlhf_pg import cli
+from rlhf_pg.cli import COMMANDS, find, main, read_config
+from rlhf_pg.language import models
+from rlhf_pg.runs import read_jsonl
+
+from .language.conftest import PROMPTS, TEXTS, tiny_lm
+
+REWARDS = """
+def broken(completions, **columns):
+    return [1 / 0]
+
+def short(completions, **columns):
+    return [0.0]
+
+def nan(completions, **columns):
+    return [float("nan") for _ in completions]
+
+def nothing(completions, **columns):
+    return None
+"""
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A folder with a base model, data of every kind, and rewards that fail."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / ".cache"))
+    monkeypatch.chdir(tmp_path)
+    tokenizer = models.train_tokenizer(TEXTS, "word")
+    models.save(tmp_path / "base", tiny_lm("llama", tokenizer, spread=0.1), tokenizer)
+    (tmp_path / "no_model").mkdir()
+    write(tmp_path / "prompts.jsonl", [{"prompt": p} for p in PROMPTS])
+    write(tmp_path / "long.jsonl", [{"prompt": p} for p in [*PROMPTS, "the " * 60]])
+    write(tmp_path / "corpus.jsonl", [{"text": text} for text in TEXTS * 10])
+    write(tmp_path / "few.jsonl", [{"text": text} for text in TEXTS])
+    pairs = [{"prompt": "the film", "chosen": " is good", "rejected": " is dull"}] * 40
+    write(tmp_path / "pairs.jsonl", pairs)
+    write(tmp_path / "wrong.jsonl", [{"question": "why", "answer": "so"}])
+    write(tmp_path / "numbers.jsonl", [{"prompt": 7, "text": 7, "chosen": 7, "rejected": 7}])
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "mine.py").write_text(REWARDS)
+    (tmp_path / "unknown.yaml").write_text("rowz: 4\n")
+    (tmp_path / "broken.yaml").write_text("rows: [4\n")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("my life's work")
+    return tmp_path
+
+
+FINETUNE = "finetune --data corpus.jsonl --width 16 --layers 1 --heads 2 --epochs 1 --output out"
+REWARD = "reward --model base --data pairs.jsonl --output out"
+TRAIN = (
+    "train --algorithm reinforce --model base --data prompts.jsonl --reward length "
+    "--iterations 2 --rows 4 --max_new_tokens 4 --device cpu --output out"
+)
+NO_MODEL = "no_model is a folder but no causal language model"
+SAMPLE = "sample base --data prompts.jsonl --max_new_tokens 4"
+
+
+def run(line, *more):
+    return main([*line.split(), *more])
+
+
+# -- help ------------------------------------------------------------------------------------------
+
+
+def test_help_answers_at_once_and_imports_nothing_heavy():
+    script = (
+        "import sys, time; from rlhf_pg.cli import main; code = main(['--help'])\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'jsonargparse', 'gymnasium'}\n"
+        "print(code, sorted(heavy & set(sys.modules)), time.process_time(), sep=';')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    code, heavy, seconds = done.stdout.splitlines()[-1].split(";")
+    assert (code, heavy) == ("0", "[]") and float(seconds) < 0.5 and not done.stderr
+    assert all(f"  {name} " in done.stdout for name in COMMANDS)
+
+
+def test_no_argument_is_help(capsys):
+    assert main([]) == main(["-h"]) == 0
+    assert "rlhf-pg COMMAND --help" in capsys.readouterr().out
+
+
+def test_the_version_is_told(capsys):
+    assert main(["--version"]) == 0 and capsys.readouterr().out.strip()[0].isdigit()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_explains_every_option(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert stopped.value.code == 0
+    command = COMMANDS[name]
+    assert command.help.capitalize()[:40] in said
+    assert "usually" in said or name in ("sample", "data show")
+    parser = cli.build_parser(name, command, find(command.config))
+    unexplained = [a.dest for a in parser._actions if not a.help and a.option_strings]
+    assert not unexplained
+    assert all(f.name in said for f in fields(find(command.config)))
+
+
+# -- options ---------------------------------------------------------------------------------------
+
+
+def config_of(name, *arguments):
+    return read_config(name, COMMANDS[name], arguments)
+
+
+def test_an_algorithm_sets_its_options_and_each_can_be_changed():
+    rloo = config_of("train", "--algorithm", "rloo")
+    assert (rloo.learner.baseline, rloo.samples_per_prompt, rloo.critic) == (
+        "leave-one-out", 4, "none",
+    )  # fmt: skip
+    changed = config_of("train", "--learner.lr", "1e-4", "--algorithm", "rloo")
+    assert changed.learner.lr == 1e-4 and changed.learner.baseline == "leave-one-out"
+    assert config_of("train").learner.clip == 0.2
+
+
+def test_a_file_is_read_and_options_go_over_it(here):
+    settings = {"algorithm": "grpo", "rows": 16, "learner": {"lr": 0.01, "epochs": 2}}
+    (here / "mine.yaml").write_text(yaml.safe_dump(settings))
+    config = config_of("train", "--config", "mine.yaml", "--rows", "32")
+    assert (config.algorithm, config.rows, config.learner.lr, config.learner.epochs) == (
+        "grpo", 32, 0.01, 2,
+    )  # fmt: skip
+    assert config.learner.baseline == "group" and config.samples_per_prompt == 4
+
+
+def test_a_model_is_named_by_place_or_by_name():
+    assert config_of("sample", "base").model == "base"
+    assert config_of("sample").model == "runs/ppo"
+
+
+def test_one_prompt_or_a_list_of_them():
+    assert config_of("sample", "--prompt", "a film : how is it ?").prompt == "a film : how is it ?"
+    assert config_of("sample", "--prompt", '["one", "two"]').prompt == ["one", "two"]
+
+
+def test_the_folder_of_a_run_repeats_it_bit_for_bit():
+    assert run(TRAIN.replace("reinforce", "rloo"), "--learner.lr", "0.003") == 0
+    assert run("train --config out/config.yaml --output again") == 0
+    first, again = (read_jsonl(models.Path(name) / "metrics.jsonl") for name in ("out", "again"))
+    for line in first + again:
+        del line["seconds"], line["tokens_per_second"]
+    assert first == again
+    for name in ("config.yaml", "samples.jsonl", "policy/model.safetensors"):
+        assert (models.Path("out") / name).read_bytes() == (
+            models.Path("again") / name
+        ).read_bytes()
+
+
+# -- bad input -------------------------------------------------------------------------------------
+
+BAD = {
+    # columns and rows
+    "corpus with wrong columns": (
+        FINETUNE + " --data wrong.jsonl",
+        "wrong.jsonl has columns 'question', 'answer'; corpus need 'text'",
+    ),
+    "prompts with wrong columns": (TRAIN + " --data wrong.jsonl", "prompts need 'prompt'"),
+    "pairs with wrong columns": (REWARD + " --data wrong.jsonl", "preferences need 'prompt' +"),
+    "numbers for a corpus": (FINETUNE + " --data numbers.jsonl", "row 0: 'text' is int"),
+    "numbers for prompts": (TRAIN + " --data numbers.jsonl", "row 0: 'prompt' is int"),
+    "numbers for pairs": (REWARD + " --data numbers.jsonl", "row 0: 'prompt' is int"),
+    "an empty corpus": (FINETUNE + " --data empty.jsonl", "empty.jsonl holds no rows"),
+    "no prompts": (TRAIN + " --data empty.jsonl", "empty.jsonl holds no rows"),
+    "no pairs": (REWARD + " --data empty.jsonl", "empty.jsonl holds no rows"),
+    "a corpus too small to hold some out": (FINETUNE + " --data few.jsonl", "3 rows are too few"),
+    "no such file": (TRAIN + " --data nowhere.jsonl", "no file at nowhere.jsonl"),
+    "long prompts": (TRAIN + " --data long.jsonl", "prompt 5 has 60 tokens"),
+    "long prompts to sample": (SAMPLE + " --max_new_tokens 48", "Shorten the prompts or lower"),
+    # rewards
+    "a reward that raises": (
+        TRAIN + " --reward mine.py:broken",
+        "reward 'broken' failed: broken at",
+        "mine.py:3: ZeroDivisionError",
+    ),
+    "a reward of wrong count": (
+        TRAIN + " --reward mine.py:short",
+        "'short' returned 1 scores for 4 completions",
+    ),
+    "a reward of NaN": (TRAIN + " --reward mine.py:nan", "reward 'nan' gave nan to row 0"),
+    "a reward of nothing": (TRAIN + " --reward mine.py:nothing", "'nothing' returned NoneType"),
+    "an unknown reward": (TRAIN + " --reward lenght", "unknown reward 'lenght'. Did you mean"),
+    "an unknown gold": (TRAIN + " --gold lenght", "unknown reward 'lenght'. Did you mean 'length'"),
+    "a missing reward file": (TRAIN + " --reward no.py:f", "no such file: 'no.py'"),
+    "a missing reward function": (TRAIN + " --reward mine.py:brokn", "Did you mean 'broken'"),
+    "a folder without a reward": (TRAIN + " --reward no_model", "'no_model' holds no"),
+    "a language model for a reward": (TRAIN + " --reward base", "train a reward model"),
+    "the default reward before there is one": (
+        TRAIN + " --reward runs/reward",
+        "no reward model at runs/reward; `rlhf-pg reward` makes one",
+    ),
+    # names
+    "an unknown algorithm": (TRAIN + " --algorithm po", "unknown algorithm 'po'", "'ppo'?"),
+    "an unknown command": ("trian", "unknown command 'trian' (did you mean 'train'?)"),
+    "an unknown preset": ("demo --preset huge", "unknown preset 'huge': use"),
+    # models
+    "a folder that is no model": (TRAIN + " --model no_model", NO_MODEL),
+    "no model to fine-tune": (FINETUNE + " --model no_model", NO_MODEL),
+    "no model for a reward": (REWARD + " --model no_model", NO_MODEL),
+    "no model to sample from": ("sample no_model", NO_MODEL),
+    "no run to sample from": ("sample", "no run at runs/ppo; `rlhf-pg finetune` and"),
+    "no model to evaluate": ("evaluate no_model", "no_model"),
+    # the hub, without a network
+    "a hub model": (TRAIN + " --model someone/model", "'someone/model' is no file or folder here"),
+    "hub data": (TRAIN + " --data someone/data", "'someone/data' is no file or folder here"),
+    "a hub reward": (TRAIN + " --reward someone/judge", "'someone/judge' is no folder here"),
+    # options
+    "an unknown option": (TRAIN + " --lr 1", "unknown option --lr"),
+    "an option nearly right": (TRAIN + " --kl-coef 1", "unknown option --kl-coef (did you mean"),
+    "an abbreviated option": (TRAIN + " --iter 1", "unknown option --iter"),
+    "an unknown inner option": (TRAIN + " --learner.clp 1", "(did you mean 'learner.clip'?)"),
+    "a word for a number": (TRAIN + " --rows many", "--rows: expected int, got many"),
+    "a wrong choice": (TRAIN + " --critic big", "--critic: expected one of 'shared', 'detached'"),
+    "a word for an optional number": (TRAIN + " --kl_target x", "--kl_target: expected float"),
+    "an option without its value": (TRAIN + " --rows", "--rows: expected one argument"),
+    "a stray word": (TRAIN + " stray", "unknown option stray"),
+    "no such configuration": (TRAIN + " --config no.yaml", "--config: File does not exist"),
+    "an unknown key in a file": (TRAIN + " --config unknown.yaml", "unknown option rowz (did you"),
+    "a broken configuration": (TRAIN + " --config broken.yaml", "parsing config"),
+    "rows that do not divide": (
+        TRAIN + " --rows 6 --samples_per_prompt 4",
+        "rows (6) must be a multiple of samples_per_prompt (4)",
+    ),
+    "no completions at all": (SAMPLE + " --count 0", "must be at least 1"),
+    "an empty prompt": (SAMPLE + " --prompt=", "a prompt is empty"),
+    "an output that is taken": (TRAIN + " --output taken", "taken already holds something; choose"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    class NoNetwork:
+        def head(self, *_, **__):
+            raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "get_session", NoNetwork)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_line(case, here, no_network, capsys):
+    line, *expected = BAD[case]
+    before = {path for path in here.iterdir()}
+    assert run(line) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("rlhf-pg: ") and error.count("\n") == 1 and error.endswith("\n")
+    for part in expected:
+        assert part in error
+    assert "Traceback" not in error and "--debug shows where" in error
+    for made in set(here.iterdir()) - before - {here / ".cache"}:
+        # A run that broke down in its first iteration may leave what was asked, and no more.
+        assert {path.name for path in made.rglob("*")} <= {"config.yaml"}
+    assert (here / "taken" / "thesis.txt").read_text() == "my life's work"
+
+
+@pytest.mark.parametrize("case", ["an unknown reward", "a word for a number", "no such file"])
+def test_debug_shows_where(case):
+    line, *_ = BAD[case]
+    with pytest.raises(ValueError):
+        run(line, "--debug")
+
+
+def test_an_error_of_our_own_is_not_dressed_as_the_users(monkeypatch):
+    def fails(_):
+        raise KeyError("a bug of ours")
+
+    monkeypatch.setattr("rlhf_pg.language.finetuning.finetune", fails)
+    with pytest.raises(KeyError):
+        run(FINETUNE)
+
+
+def test_an_interrupt_is_said_and_leaves_no_policy(here, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlhf_pg.core.learner.Learner.update", interrupted)
+    assert run(TRAIN) == 130
+    assert capsys.readouterr().err == (
+        "\nrlhf-pg: stopped; what the run folder holds so far is kept\n"
+    )
+    assert not (here / "out" / "policy").exists()
