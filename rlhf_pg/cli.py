@@ -50,9 +50,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "train": Command(
         "fine-tune a language model toward a reward: reinforce ... ppo, rloo, grpo",
-        f"{LANGUAGE}.training:TrainConfig",
+        f"{LANGUAGE}.settings:TrainConfig",
         "rlhf_pg.commands:train",
-        preset=f"{LANGUAGE}.training:preset",
+        preset=f"{LANGUAGE}.settings:preset",
         preset_from=("algorithm",),
     ),
     "sample": Command(

@@ -14,7 +14,9 @@ from reward_models.reward_model import RewardModel
 from rlhf_pg import demo as story
 from rlhf_pg.language import assessment, data, models, training
 from rlhf_pg.language.policy import LanguagePolicy
+from rlhf_pg.language.prompts import check_prompt_lengths
 from rlhf_pg.language.sampling import sample as draw
+from rlhf_pg.language.settings import TrainConfig
 from rlhf_pg.progress import Progress, console
 from rlhf_pg.runs import Run
 
@@ -78,7 +80,7 @@ def fit_with_progress(
     return report
 
 
-def train(config: training.TrainConfig) -> Run | None:
+def train(config: TrainConfig) -> Run | None:
     """Fine-tune toward the reward, measuring the gold beside it."""
     gold = config.gold or (GOLD if config.data == data.FILM_NOTES else None)
     if config.reward == "runs/reward" and not Path(config.reward).exists():
@@ -133,7 +135,7 @@ def sample(config: SampleConfig) -> None:
     film_notes = config.prompt is None and config.data == data.FILM_NOTES
     columns = _asked(config, tokenizer)
     prompts = columns.pop("prompt")
-    training.check_prompt_lengths(model, tokenizer, prompts, config.max_new_tokens)
+    check_prompt_lengths(model, tokenizer, prompts, config.max_new_tokens)
     generator = torch.Generator().manual_seed(config.seed)
     done = draw(policy, tokenizer, prompts, config.max_new_tokens, generator, config.greedy)
     spec = config.reward or (GOLD if film_notes else None)

@@ -19,7 +19,7 @@ import torch
 from rich.table import Table
 
 from rlhf_pg.demo_page import write_page
-from rlhf_pg.language import data, models, training
+from rlhf_pg.language import data, models, settings, training
 from rlhf_pg.language.evaluation import evaluate
 from rlhf_pg.language.finetuning import FinetuneConfig, finetune
 from rlhf_pg.language.policy import LanguagePolicy
@@ -114,8 +114,8 @@ def _speaking(config: DemoConfig, folder: Path) -> FinetuneConfig:
 
 def _pleasing(
     config: DemoConfig, base: Path, output: Path, coefficient: float
-) -> training.TrainConfig:
-    asked = training.preset("ppo")
+) -> settings.TrainConfig:
+    asked = settings.preset("ppo")
     asked.model, asked.output, asked.reward = str(base), str(output), "the learned reward"
     asked.iterations, asked.kl_coef, asked.seed = config.iterations, coefficient, config.seed
     return asked

@@ -17,8 +17,8 @@ from rich.table import Table
 from rlhf_pg.language import data, models
 from rlhf_pg.language.bench import Bench, best_of_n_rows, score_table, spread
 from rlhf_pg.language.policy import LanguagePolicy
+from rlhf_pg.language.prompts import check_prompt_lengths
 from rlhf_pg.language.rollout import Reward
-from rlhf_pg.language.training import check_prompt_lengths
 from rlhf_pg.language.win_rate import WinRate, win_rate
 from rlhf_pg.progress import console
 from rlhf_pg.runs import options_of, saved_text

@@ -50,6 +50,7 @@ class FinetuneConfig:
 
 def finetune(config: FinetuneConfig) -> Run:
     """Train, write the run folder, and say what came of it."""
+    _check(config)
     given = models.load(config.model) if config.model is not None else None
     train, test = read_corpus(config, given[1] if given else None)
     torch.manual_seed(config.seed)
@@ -90,6 +91,18 @@ def finetune(config: FinetuneConfig) -> Run:
         markup=False,
     )
     return run
+
+
+def _check(config: FinetuneConfig) -> None:
+    least = {"width": 1, "layers": 1, "heads": 1, "context": 2, "vocabulary": 4}
+    for name, smallest in {**least, "epochs": 1, "batch_size": 1}.items():
+        if getattr(config, name) < smallest:
+            raise ValueError(f"{name} must be at least {smallest}, not {getattr(config, name)}")
+    if config.width % (2 * config.heads):
+        raise ValueError(
+            f"width ({config.width}) must be a multiple of twice the heads ({config.heads}): each "
+            "head turns pairs of numbers by the position"
+        )
 
 
 def read_corpus(config: FinetuneConfig, tokenizer: Any = None) -> tuple[list[str], list[str]]:

@@ -10,21 +10,20 @@ for each iteration:
 import copy
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from rlhf_pg.core import kl
-from rlhf_pg.core.algorithms import ALGORITHMS, LearnerConfig, algorithm
 from rlhf_pg.core.learner import Learner
 from rlhf_pg.core.masked import zero_padding
-from rlhf_pg.language import data, models
+from rlhf_pg.language import data, models, settings
 from rlhf_pg.language.evaluation import sample_rows
-from rlhf_pg.language.policy import Critic, LanguagePolicy
+from rlhf_pg.language.policy import LanguagePolicy
+from rlhf_pg.language.prompts import check_prompt_lengths, prompt_batches
 from rlhf_pg.language.rollout import (
     Reward,
     language_rollout,
@@ -32,85 +31,14 @@ from rlhf_pg.language.rollout import (
     score_completions,
 )
 from rlhf_pg.language.sampling import Completions, sample
+from rlhf_pg.language.settings import TrainConfig
 from rlhf_pg.progress import Progress, console
 from rlhf_pg.runs import Run, saved_whole
-
-COMPARING = ("leave-one-out", "group", "group-centred")  # baselines that need K > 1 samples
-
-
-@dataclass
-class TrainConfig:
-    """Train a language model toward a reward."""
-
-    algorithm: str = "ppo"
-    """A named choice of the learner's options: reinforce, reinforce-baseline, actor-critic, a2c,
-    ppo, rloo or grpo."""
-    model: str = "runs/base"
-    """The policy to begin with: a run, a folder, or a hub name."""
-    reward: str = "runs/reward"
-    """What to maximise: a rule's name, file.py:function, a folder with a reward model, a hub name
-    of a classifier (name#label), or a weighted sum of them: "runs/reward + 0.1*length"."""
-    data: str = "film-notes"
-    """Prompts: a file, folder or hub name with a `prompt` column; others reach the reward."""
-    gold: str | None = None
-    """A second reward, measured and never trained on; film-notes has its own."""
-    reference: str | None = None
-    """The model to stay near; None is the policy as it began."""
-    iterations: int = 100
-    """Rollouts to learn from, usually 50 to 1,000."""
-    rows: int = 64
-    """Completions in a rollout, over all processes; usually 32 to 512."""
-    samples_per_prompt: int = 1
-    """Completions of each prompt, usually 2 to 8 for rloo and grpo."""
-    max_new_tokens: int = 48
-    """Longest completion, EOS included."""
-    temperature: float = 1.0
-    """Of sampling, and so of scoring, for policy and reference; usually 0.7 to 1."""
-    kl_coef: float = 0.2
-    """Weight of KL(policy || reference), usually 0.02 to 0.2; 0 leaves the policy free."""
-    kl_target: float | None = None
-    """Adapt the weight to hold the KL near this many nats per completion, usually 3 to 10."""
-    kl_horizon: float = 10_000.0
-    """Episodes over which the adaptive weight may move far; smaller is faster."""
-    missing_eos_penalty: float = 1.0
-    """Taken off the score of a completion cut at the length limit, usually 0 to 1."""
-    score_clip: float | None = None
-    """Hold scores within plus or minus this, before the KL is added; usually 5."""
-    bootstrap_truncated: bool = False
-    """Let the critic stand in for what a cut completion might still earn; else it is terminal."""
-    critic: Critic = "shared"
-    """Where V reads the state: the policy's own trunk, that trunk without gradient, or nowhere."""
-    samples_every: int = 10
-    """Iterations between entries of samples.jsonl."""
-    samples_kept: int = 4
-    """Completions in such an entry."""
-    device: Literal["auto", "cpu"] = "auto"
-    """"auto" takes an accelerator where there is one; "cpu" does not."""
-    seed: int = 0
-    """Of sampling, the order of prompts and of minibatches."""
-    output: str | None = None
-    """Run folder; None takes runs/ALGORITHM, or the next free number."""
-    learner: LearnerConfig = field(default_factory=lambda: LearnerConfig())
-    """How a rollout becomes gradient steps; the algorithm sets these, and each can be changed."""
-
-
-def preset(algorithm_name: str) -> TrainConfig:
-    """The settings of a named algorithm for text; raises ValueError for an unknown name."""
-    learner = algorithm(algorithm_name, lr=5e-4, gamma=1.0)
-    if algorithm_name == "ppo":
-        learner.epochs = 2
-    compares = learner.baseline in COMPARING
-    return TrainConfig(
-        algorithm=algorithm_name,
-        samples_per_prompt=4 if compares else 1,
-        critic="shared" if learner.baseline == "critic" else "none",
-        learner=learner,
-    )
 
 
 def train(config: TrainConfig, reward: Reward, gold: Reward | None = None) -> Run | None:
     """Fine-tune the policy toward the reward; returns the finished run (on the main process)."""
-    _check(config)
+    settings.check(config)
     accelerator = Accelerator(cpu=config.device == "cpu")
     prompts = config.rows // config.samples_per_prompt
     if prompts % accelerator.num_processes:
@@ -245,39 +173,6 @@ class Loop:
         return dict(zip(metrics, mean.tolist(), strict=True))
 
 
-def prompt_batches(
-    rows: data.Rows, config: TrainConfig, rank: int, processes: int
-) -> Iterator[data.Rows]:
-    """Batches of prompts with their columns, K of each in a row, for ever; shuffled each pass."""
-    generator = torch.Generator().manual_seed(config.seed)
-    wanted = config.rows // config.samples_per_prompt
-    queue: list[int] = []
-    while True:
-        while len(queue) < wanted:
-            queue += torch.randperm(len(rows["prompt"]), generator=generator).tolist()
-        batch, queue = queue[:wanted], queue[wanted:]
-        mine = batch[rank * wanted // processes : (rank + 1) * wanted // processes]
-        repeated = [i for i in mine for _ in range(config.samples_per_prompt)]
-        yield {name: [values[i] for i in repeated] for name, values in rows.items()}
-
-
-def check_prompt_lengths(
-    model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int
-) -> None:
-    """Raise ValueError where a prompt and its completion do not fit the model's context."""
-    limit = models.context_length(model)
-    lengths = [len(ids) for ids in models.encode(tokenizer, prompts)]
-    longest = max(range(len(lengths)), key=lengths.__getitem__)
-    if limit is not None and lengths[longest] + max_new_tokens > limit:
-        raise ValueError(
-            f"prompt {longest} has {lengths[longest]} tokens ({prompts[longest][:40]!r}...); with "
-            f"max_new_tokens {max_new_tokens} that is more than the model's context of "
-            f"{limit}. Shorten the prompts or lower --max_new_tokens"
-        )
-    if not all(lengths):
-        raise ValueError(f"prompt {lengths.index(0)} has no tokens: {prompts[lengths.index(0)]!r}")
-
-
 def _parts(parts: dict[str, list[float | None]]) -> dict[str, Tensor]:
     """The parts of a composed reward where they apply, when there is more than one.
 
@@ -289,23 +184,3 @@ def _parts(parts: dict[str, list[float | None]]) -> dict[str, Tensor]:
         f"reward/{name}": torch.tensor([s for s in scores if s is not None] or [float("nan")])
         for name, scores in parts.items()
     }
-
-
-def _check(config: TrainConfig) -> None:
-    if config.algorithm not in ALGORITHMS:
-        algorithm(config.algorithm)  # raises, naming the nearest
-    for name in ("iterations", "rows", "samples_per_prompt", "max_new_tokens", "samples_every"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, not {getattr(config, name)}")
-    if config.rows % config.samples_per_prompt:
-        raise ValueError(
-            f"rows ({config.rows}) must be a multiple of samples_per_prompt "
-            f"({config.samples_per_prompt})"
-        )
-    baseline = config.learner.baseline
-    if baseline in COMPARING and config.samples_per_prompt < 2:
-        raise ValueError(f"baseline {baseline!r} compares samples of a prompt: "
-                         "set --samples_per_prompt to 2 or more")  # fmt: skip
-    if baseline == "critic" and config.critic == "none":
-        raise ValueError('baseline "critic" needs a critic: set --critic shared, or another '
-                         "--learner.baseline")  # fmt: skip

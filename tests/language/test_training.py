@@ -8,14 +8,9 @@ import yaml
 
 from rlhf_pg.core.algorithms import ALGORITHMS
 from rlhf_pg.language import models
-from rlhf_pg.language.training import (
-    Loop,
-    TrainConfig,
-    check_prompt_lengths,
-    preset,
-    prompt_batches,
-    train,
-)
+from rlhf_pg.language.prompts import check_prompt_lengths, prompt_batches
+from rlhf_pg.language.settings import TrainConfig, preset
+from rlhf_pg.language.training import Loop, train
 from rlhf_pg.runs import METRICS, read_jsonl
 
 from .conftest import PROMPTS, tiny_lm
