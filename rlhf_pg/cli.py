@@ -170,7 +170,7 @@ def build_parser(
     parser = jsonargparse.ArgumentParser(
         prog=f"rlhf-pg {name}",
         usage=f"rlhf-pg {name} {place}[OPTIONS]",
-        description=command.help.capitalize() + ".",
+        description=command.help[0].upper() + command.help[1:] + ".",
         exit_on_error=False,
         allow_abbrev=False,
     )
