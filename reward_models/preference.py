@@ -45,6 +45,14 @@ class PreferenceConfig:
     seed: int = 0
     """Seed of the split, the order of the batches and dropout."""
 
+    def __post_init__(self) -> None:
+        """Raise RewardError for a number that nobody can mean."""
+        for name in ("batch_size", "epochs"):
+            if getattr(self, name) < 1:
+                raise RewardError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.held_out < 1:
+            raise RewardError(f"held_out must be from 0 to below 1, not {self.held_out}")
+
 
 def bradley_terry_loss(
     chosen: torch.Tensor, rejected: torch.Tensor, margin: Any = 0.0, centring: float = 0.0

@@ -68,6 +68,22 @@ class LearnerConfig:
     seed: int = 0
     """Of the order of minibatches."""
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a number that nobody can mean."""
+        for name in ("n_steps", "epochs", "minibatches", "micro_rows", "lr_decay_updates"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"learner.{name} must be at least 1, not {value}")
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"learner.{name} must be from 0 to 1, not {getattr(self, name)}")
+        for name in ("clip", "value_clip", "target_kl"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"learner.{name} must be above 0, not {value}")
+        if not self.lr >= 0:
+            raise ValueError(f"learner.lr must not be below 0, but is {self.lr}")
+
 
 ALGORITHMS: dict[str, LearnerConfig] = {
     # Rewards-to-go, no baseline (Williams 1992).
