@@ -46,6 +46,8 @@ def reward(config: RewardConfig) -> Run:
     pairs = _pairs(data.read(config.data, "preferences", tokenizer=tokenizer))
     test = config.test or (data.FILM_NOTES if config.data == data.FILM_NOTES else None)
     held_out = _pairs(data.read(test, "preferences", "test", tokenizer)) if test else None
+    if held_out is None and not int(len(pairs) * config.learner.held_out):
+        raise ValueError(f"{len(pairs)} pairs are too few to hold some out; give --test too")
     model = RewardModel.from_base(models.model_folder(config.model), seed=config.learner.seed)
     run = Run.create(config.output, "reward", config)
     console.print(f"{len(pairs):,} pairs → {run.path}", markup=False)
