@@ -85,11 +85,13 @@ def test_running_state_is_refused():
 
 
 SCRIPT = """
-import json, sys
+import json, signal, sys, time
 from rlhf_pg.control.presets import preset, tuned
 from rlhf_pg.control.training import learn
 from rlhf_pg.control.a3c import Asynchronous
 config = tuned(preset("a3c"), workers=2, total_steps=10**9, eval_interval=10**9)
+# A shell starts what it runs in the background deaf to interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 training = Asynchronous(config)
 said = False
 def report(line):
@@ -97,28 +99,34 @@ def report(line):
     if not said:
         print(json.dumps([worker.pid for worker in training.workers]), flush=True)
     said = True
+    if sys.argv[1] == "paused":
+        with training.paused():
+            time.sleep(1000)
 learn(training, config, report)
 """
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_no_worker_outlives_an_interrupted_parent(sent):
+@pytest.mark.parametrize("sent, doing", [(signal.SIGINT, "learning"), (signal.SIGKILL, "paused")])
+def test_no_worker_outlives_an_interrupted_parent(sent, doing):
     parent = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", SCRIPT, doing],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
     assert parent.stdout is not None
-    with parent:
+    try:
         pids = json.loads(parent.stdout.readline())
         assert len(pids) == 2 and all(alive(pid) for pid in pids)
         # As a terminal does: to the whole group.
         (os.killpg if sent == signal.SIGINT else os.kill)(parent.pid, sent)
-        parent.wait(60)
+        _, errors = parent.communicate(timeout=60)
         assert gone(pids)
-        errors = parent.stderr.read()
+    finally:
+        if parent.poll() is None:
+            os.killpg(parent.pid, signal.SIGKILL)
+            parent.communicate()
     assert parent.returncode == -sent
     if sent == signal.SIGINT:
         assert errors.count("Traceback") == 1  # the parent's own KeyboardInterrupt, no worker's
