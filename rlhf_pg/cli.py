@@ -81,6 +81,26 @@ COMMANDS: dict[str, Command] = {
         preset="rlhf_pg.control.training:preset",
         preset_from=("algorithm", "env"),
     ),
+    "compare": Command(
+        "several algorithms on one environment: curves, steps to the threshold, gradient noise",
+        "rlhf_pg.control.compare:CompareConfig",
+        "rlhf_pg.control.compare:compare",
+    ),
+    "watch": Command(
+        "a trained agent acting, as an animated picture",
+        "rlhf_pg.control.watch:WatchConfig",
+        "rlhf_pg.control.watch:watch",
+        positional="run",
+        positional_help="Folder of a control run.",
+    ),
+    "study examples": Command(
+        "the theory in numbers small enough to follow by hand",
+        "rlhf_pg.study.examples:ExamplesConfig",
+        "rlhf_pg.study.examples:main",
+        positional="example",
+        positional_help="softmax-step, bernoulli-bandit, two-step-td, reward-to-go, gae, "
+        "rock-paper-scissors, or all.",
+    ),
 }
 
 

@@ -17,7 +17,7 @@ from rlhf_pg.progress import console
 class WatchConfig:
     """Which run to watch, and for how long."""
 
-    run: str
+    run: str = "runs/CartPole-v1-ppo"
     """Folder of a control run."""
     episodes: int = 1
     """Episodes one after another, usually 1 to 5."""

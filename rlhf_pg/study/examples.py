@@ -5,6 +5,7 @@ Each returns its numbers, which the tests compare with those worked out by hand.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -140,9 +141,8 @@ def rock_paper_scissors(say: Say = print, steps: int = 400) -> dict[str, Any]:
         with torch.no_grad():
             theta -= 0.1 * gradient
         if step in (0, 10, 50):
-            say(
-                f"  step {step:3}: pi = {show(pi.detach())}, J = {float((pi.detach() @ payoff).min()):+.3f}"
-            )
+            worst = float((pi.detach() @ payoff).min())
+            say(f"  step {step:3}: pi = {show(pi.detach())}, J = {worst:+.3f}")
     value = float((mean_policy @ payoff).min())
     say(f"  the mean policy of {steps} steps: {show(mean_policy)}, J = {value:+.3f}")
     say("  the optimum is (1/3, 1/3, 1/3) with J = 0; every greedy policy has J = -1")
@@ -157,6 +157,20 @@ EXAMPLES: dict[str, Callable[..., dict[str, Any]]] = {
     "gae": gae_exercise,
     "rock-paper-scissors": rock_paper_scissors,
 }
+
+
+@dataclass
+class ExamplesConfig:
+    """Print worked examples, every step with its equation."""
+
+    example: str = "all"
+    """One of softmax-step, bernoulli-bandit, two-step-td, reward-to-go, gae and
+    rock-paper-scissors, or all of them."""
+
+
+def main(config: ExamplesConfig) -> None:
+    """Print what was asked for; raises ValueError for an unknown name."""
+    examples(None if config.example == "all" else [config.example])
 
 
 def examples(names: list[str] | None = None, say: Say = print) -> None:
