@@ -98,6 +98,8 @@ def _check(config: FinetuneConfig) -> None:
     for name, smallest in {**least, "epochs": 1, "batch_size": 1}.items():
         if getattr(config, name) < smallest:
             raise ValueError(f"{name} must be at least {smallest}, not {getattr(config, name)}")
+    if not config.lr > 0:
+        raise ValueError(f"lr must be above 0, not {config.lr}")
     if config.width % (2 * config.heads):
         raise ValueError(
             f"width ({config.width}) must be a multiple of twice the heads ({config.heads}): each "

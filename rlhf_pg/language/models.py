@@ -35,13 +35,19 @@ def train_tokenizer(
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         trainer: Any = trainers.WordLevelTrainer(vocab_size=vocabulary, special_tokens=special)
     elif kind == "bpe":
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        if vocabulary < len(special) + len(alphabet):
+            raise ValueError(
+                f"a bpe vocabulary holds every byte and {len(special)} special tokens: at least "
+                f"{len(special) + len(alphabet)} entries, not {vocabulary}"
+            )
         tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocabulary,
             special_tokens=special,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            initial_alphabet=alphabet,
             show_progress=False,
         )
     else:

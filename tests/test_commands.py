@@ -1,0 +1,173 @@
+"""The commands that join language models and rewards, from a corpus to samples."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from reward_models.loading import load_reward
+from rlhf_pg import commands, progress
+from rlhf_pg.cli import main
+from rlhf_pg.language import data, models
+from rlhf_pg.runs import METRICS, read_jsonl
+
+from .language.conftest import PROMPTS, TEXTS, tiny_lm
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / ".cache"))
+    monkeypatch.chdir(tmp_path)
+    tokenizer = models.train_tokenizer(TEXTS, "word")
+    models.save(tmp_path / "base", tiny_lm("llama", tokenizer, spread=0.1), tokenizer)
+    write(tmp_path / "corpus.jsonl", [{"text": text} for text in TEXTS * 10])
+    write(tmp_path / "prompts.jsonl", [{"prompt": p, "answer": i} for i, p in enumerate(PROMPTS)])
+    pairs = [
+        {"prompt": p, "chosen": f" is good{end}", "rejected": f" is dull{end}"}
+        for p in PROMPTS
+        for end in (" .", " and clear .", " and long .", "")
+    ]
+    write(tmp_path / "pairs.jsonl", pairs * 20)
+    return tmp_path
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What is printed on a terminal of 100 columns, with its colours."""
+    import io
+
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=100, highlight=False, soft_wrap=True)
+    monkeypatch.setattr(commands, "console", console)
+    monkeypatch.setattr(progress, "console", console)
+    return file
+
+
+def test_from_a_corpus_to_a_policy_by_four_commands(here, capsys):
+    small = "--width 16 --layers 1 --heads 2 --context 48 --epochs 2 --lr 0.01"
+    assert main(f"finetune --data corpus.jsonl {small}".split()) == 0
+    learner = "--learner.epochs 3 --learner.lr 0.01"
+    assert main(f"reward --data pairs.jsonl {learner}".split()) == 0
+    lines = read_jsonl(here / "runs/reward/metrics.jsonl")
+    assert set().union(*lines) <= set(METRICS) and lines[-1]["accuracy"] > 0.9
+    words = "train --data prompts.jsonl --rows 8 --iterations 2 --max_new_tokens 6 --device cpu"
+    assert main(words.split()) == 0
+    assert (here / "runs/ppo/policy/model.safetensors").is_file()
+    assert main("sample --data prompts.jsonl --reward runs/reward --max_new_tokens 6".split()) == 0
+    said = capsys.readouterr()
+    assert "read what it writes with: rlhf-pg sample runs/ppo" in said.out and not said.err
+    assert "held-out accuracy" in said.out and "perplexity" in said.out
+
+
+def test_a_reward_is_known_by_its_run_alone_and_in_a_sum(here):
+    learner = "--learner.lr 0.01 --output judge"
+    assert main(f"reward --model base --data pairs.jsonl {learner}".split()) == 0
+    whole = load_reward("judge/reward_model")(["the film"] * 2, [" is good .", " is dull ."])
+    assert load_reward("judge")(["the film"] * 2, [" is good .", " is dull ."]) == whole
+    total, parts = load_reward("judge + 0.1*length").with_parts(["the film"], [" is good ."])
+    assert list(parts) == ["judge", "length"]
+    assert total[0] == pytest.approx(parts["judge"][0] + 0.1 * parts["length"][0])
+
+
+def test_a_composed_reward_is_logged_part_by_part(here):
+    words = (
+        "train --algorithm reinforce --model base --data prompts.jsonl --rows 8 --iterations 1 "
+        "--max_new_tokens 6 --device cpu --output out --reward"
+    )
+    assert main([*words.split(), "length:target=3 + 0.5*missing-eos"]) == 0
+    (line,) = read_jsonl(here / "out/metrics.jsonl")
+    assert {"reward/length", "reward/missing-eos"} <= set(line)
+    total = line["reward/length"] + 0.5 * line["reward/missing-eos"]
+    assert line["score"] == pytest.approx(total, abs=1e-5)
+
+
+def test_pairs_keep_what_they_say_of_their_ends(here, monkeypatch):
+    rows = [{"prompt": "a", "chosen": " b", "rejected": " c", "chosen_finished": False}] * 20
+    write(here / "ends.jsonl", rows)
+    pairs = commands._pairs(data.read("ends.jsonl", "preferences"))
+    assert pairs == rows
+
+
+def sampled(*words):
+    assert main(["sample", "base", "--max_new_tokens", "6", *words]) == 0
+
+
+def test_samples_are_repeated_by_their_seed_and_greedy_ones_by_any(capsys):
+    texts = []
+    for words in (["--seed", "1"], ["--seed", "1"], ["--seed", "2"]):
+        sampled("--data", "prompts.jsonl", *words)
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
+    for seed in ("1", "2"):
+        sampled("--data", "prompts.jsonl", "--greedy", "true", "--seed", seed)
+    half = capsys.readouterr().out.splitlines()
+    assert half[: len(half) // 2] == half[len(half) // 2 :]
+
+
+def test_prompts_are_spread_over_the_data_and_repeated_as_asked(capsys):
+    sampled("--data", "prompts.jsonl", "--count", "2", "--samples_per_prompt", "3")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert all(line.startswith(PROMPTS[0]) for line in lines[:3])
+    assert all(line.startswith(PROMPTS[2]) for line in lines[3:])
+
+
+def test_one_prompt_is_completed_as_it_stands(capsys):
+    sampled("--prompt", "the film")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("the film ")
+
+
+def test_text_of_people_and_models_is_never_markup(here, shown, monkeypatch):
+    """Brackets and backslashes are shown as they are."""
+    odd = ["[bold]a[/bold]", "[/x]", "\\[red]b", "c\\", "[link=http://x]d"]
+    write(here / "odd.jsonl", [{"prompt": text} for text in odd])
+
+    def echo(policy, tokenizer, prompts, *_):
+        done = sample_of(policy, tokenizer, prompts, *_)
+        done.texts = list(odd)
+        return done
+
+    sample_of = commands.draw
+    monkeypatch.setattr(commands, "draw", echo)
+    sampled("--data", "odd.jsonl", "--reward", "length")
+    plain = strip_colours(shown.getvalue())
+    for text in odd:
+        assert text + text in plain
+
+
+def strip_colours(text):
+    import re
+
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def test_a_reward_that_does_not_apply_says_so(here, capsys):
+    (here / "mine.py").write_text(
+        "def judge(completions, answer, **_):\n"
+        "    return [None if a == 0 else float(a) for a in answer]\n"
+    )
+    sampled("--data", "prompts.jsonl", "--count", "5", "--reward", "mine.py:judge")
+    marks = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert marks == ["n/a", "+1.00", "+2.00", "+3.00", "+4.00"]
+
+
+def test_film_notes_are_measured_by_their_gold_without_being_asked(monkeypatch):
+    asked = {}
+
+    def train(config, reward, gold):
+        asked[config.data] = gold
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(commands.training, "train", train)
+    for source in ("film-notes", "prompts.jsonl"):
+        words = f"train --model base --reward length --data {source}"
+        assert main(words.split()) == 2
+    assert list(asked["film-notes"].members) == ["film-notes-gold"]
+    assert asked["prompts.jsonl"] is None
