@@ -30,6 +30,8 @@ METRICS: dict[str, str] = {
     "gold": "mean gold score, which the policy is not trained on",
     "kl": "mean over completions of the summed k1: KL(policy || reference) in nats",
     "kl_k3": "the same by k3, which has less variance",
+    "kl_exact": "the same summed over the whole vocabulary at every state visited; every "
+    "samples_every iterations, for vocabularies up to 10,000",
     "kl_coef": "coefficient of the KL penalty",
     "objective": "score as paid (clipped, less the missing-EOS penalty) - kl_coef * kl: what is "
     "maximised",

@@ -1,18 +1,26 @@
 """Completions and their scores become episodes: the score on the last token, KL on every one."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from rlhf_pg.core import kl
-from rlhf_pg.core.learner import Rollout
+from rlhf_pg.core.learner import Evaluation, Rollout
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.sampling import Completions
 
 Reward = Callable[..., Any]
+
+
+class Reference(Protocol):
+    """What the policy is held near to: anything that scores completions as a policy does."""
+
+    def evaluate(self, rollout: Rollout) -> Evaluation: ...
+
+    def distributions(self, rollout: Rollout) -> Tensor: ...
 
 
 def score_completions(
@@ -51,9 +59,27 @@ def score_completions(
 
 
 @torch.no_grad()
-def reference_logprobs(reference: LanguagePolicy, done: Completions) -> Tensor:
+def reference_logprobs(reference: Reference, done: Completions) -> Tensor:
     """log ref(a_t | s_t) of the completions' tokens, (B, T), at the reference's temperature."""
     return reference.evaluate(unscored(done)).logprobs
+
+
+@torch.no_grad()
+def exact_kl(
+    policy: LanguagePolicy, reference: Reference, done: Completions, rows: int = 64
+) -> Tensor:
+    """KL(policy || reference) of the next token, summed over the states of each row, (B,), nats.
+
+    Exact at every state visited, over the whole vocabulary, so its only noise is which states
+    those are; on average it is the KL of completions, as k1 and k3 are. `rows` at a time.
+    """
+    episodes = unscored(done)
+    sums = []
+    for start in range(0, len(episodes), rows):
+        part = episodes[start : start + rows]
+        steps = kl.categorical_kl(policy.distributions(part), reference.distributions(part))
+        sums.append(zero_padding(steps, part.mask[:, : steps.shape[1]]).sum(1))
+    return torch.cat(sums)
 
 
 def unscored(done: Completions) -> Rollout:

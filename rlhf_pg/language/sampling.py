@@ -76,6 +76,9 @@ def sample(
     steps = int(lengths.max())
     mask = torch.arange(steps, device=device) < lengths[:, None]
     ids = torch.where(mask, ids[:, :steps], pad)
+    if policy.own_critic is not None:
+        whole = torch.cat([prompt_ids, ids], dim=1)
+        values = policy.state_values(whole, torch.cat([prompt_mask, mask.long()], 1), steps + 1)
     texts = completion_texts(tokenizer, prompt_ids, prompt_mask, ids, mask)
     return Completions(
         prompt_ids, prompt_mask, ids, mask, torch.where(mask, logprobs[:, :steps], 0.0),

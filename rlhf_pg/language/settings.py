@@ -50,7 +50,17 @@ class TrainConfig:
     bootstrap_truncated: bool = False
     """Let the critic stand in for what a cut completion might still earn; else it is terminal."""
     critic: Critic = "shared"
-    """Where V reads the state: the policy's own trunk, that trunk without gradient, or nowhere."""
+    """Where V reads the state: the policy's own trunk, that trunk without gradient, a model of its
+    own ("separate": twice the memory, and neither loss disturbs the other), or nowhere."""
+    critic_from: str | None = None
+    """Begin a separate critic as this reward model (its folder or run), in place of a copy of the
+    policy with a head at zero."""
+    lora_rank: int | None = None
+    """Train LoRA adapters of this rank, usually 4 to 64, in place of all weights (extra: peft); the
+    reference is then the same model with them off. They are merged into what is saved."""
+    bf16: bool = False
+    """Compute in bfloat16, where the device has it; sampling then differs from scoring in the third
+    digit (see first_ratio_drift)."""
     samples_every: int = 10
     """Iterations between entries of samples.jsonl."""
     samples_kept: int = 4
@@ -95,6 +105,11 @@ def check(config: TrainConfig) -> None:
             f"rows ({config.rows}) must be a multiple of samples_per_prompt "
             f"({config.samples_per_prompt})"
         )
+    if config.lora_rank is not None and config.lora_rank < 1:
+        raise ValueError(f"lora_rank must be at least 1, not {config.lora_rank}")
+    if config.critic_from is not None and config.critic != "separate":
+        raise ValueError(f"critic_from begins a critic of its own: set --critic separate, not "
+                         f"{config.critic}")  # fmt: skip
     baseline = config.learner.baseline
     if baseline in COMPARING and config.samples_per_prompt < 2:
         raise ValueError(f"baseline {baseline!r} compares samples of a prompt: "

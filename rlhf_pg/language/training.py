@@ -7,7 +7,6 @@ for each iteration:
     learner.update(rollout)
 """
 
-import copy
 import math
 import time
 from dataclasses import replace
@@ -20,12 +19,15 @@ from torch import Tensor
 from rlhf_pg.core import kl
 from rlhf_pg.core.learner import Learner
 from rlhf_pg.core.masked import zero_padding
-from rlhf_pg.language import data, models, settings
+from rlhf_pg.language import adapters, data, models, settings
+from rlhf_pg.language.actors import policy_and_reference
 from rlhf_pg.language.evaluation import sample_rows
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.prompts import check_prompt_lengths, prompt_batches
 from rlhf_pg.language.rollout import (
+    Reference,
     Reward,
+    exact_kl,
     language_rollout,
     reference_logprobs,
     score_completions,
@@ -34,6 +36,8 @@ from rlhf_pg.language.sampling import Completions, sample
 from rlhf_pg.language.settings import TrainConfig
 from rlhf_pg.progress import Progress, console
 from rlhf_pg.runs import Run, saved_whole
+
+EXACT_KL_VOCABULARY = 10_000  # beyond it, logging the exact KL would take more than it tells
 
 
 def train(config: TrainConfig, reward: Reward, gold: Reward | None = None) -> Run | None:
@@ -51,10 +55,7 @@ def train(config: TrainConfig, reward: Reward, gold: Reward | None = None) -> Ru
     rows = data.read(config.data, "prompts", tokenizer=tokenizer)
     check_prompt_lengths(model, tokenizer, rows["prompt"], config.max_new_tokens)
     torch.manual_seed(config.seed)
-    policy = LanguagePolicy(model, config.temperature, config.critic).to(accelerator.device)
-    origin = models.load(config.reference)[0] if config.reference else copy.deepcopy(model)
-    reference = LanguagePolicy(origin, config.temperature, "none").to(accelerator.device)
-    reference.requires_grad_(False)
+    policy, reference = policy_and_reference(config, model, tokenizer, accelerator.device)
     loop = Loop(config, policy, reference, tokenizer, rows, reward, gold, accelerator)
 
     main = accelerator.is_main_process  # the others sample and learn, and write nothing
@@ -73,7 +74,7 @@ def train(config: TrainConfig, reward: Reward, gold: Reward | None = None) -> Ru
             progress.update(iteration, **{k: line[k] for k in shown if k in line})
     if run:
         with saved_whole(run.path / "policy") as folder:
-            models.save(folder, policy.model, tokenizer)
+            models.save(folder, adapters.merged(policy.model), tokenizer)
             policy.save_value_head(folder)
         console.print(f"policy in {run.path / 'policy'}", markup=False)
     return run
@@ -86,7 +87,7 @@ class Loop:
         self,
         config: TrainConfig,
         policy: LanguagePolicy,
-        reference: LanguagePolicy,
+        reference: Reference,
         tokenizer: Any,
         rows: data.Rows,
         reward: Reward,
@@ -130,6 +131,9 @@ class Loop:
         measured = {"score": scores, "paid": paid, **_parts(parts)}
         if self.gold is not None:
             measured["gold"] = score_completions(self.gold, done, columns)[0]
+        small = self.policy.model.config.get_text_config().vocab_size <= EXACT_KL_VOCABULARY
+        if small and self.learner.updates % config.samples_every == 0:
+            measured["kl_exact"] = exact_kl(self.policy, self.reference, done)
         averages = self.average(self.measure(done, measured, ref_logprobs))
         metrics = {name: x for name, x in averages.items() if not math.isnan(x)}  # see _parts
         metrics |= {
