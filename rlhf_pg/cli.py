@@ -67,6 +67,11 @@ COMMANDS: dict[str, Command] = {
         "rlhf_pg.commands:evaluate",
         positional="model",
     ),
+    "frontier": Command(
+        "sweep the KL coefficient: reward and gold against KL, beside best-of-n and the optimum",
+        f"{LANGUAGE}.frontier:FrontierConfig",
+        "rlhf_pg.commands:frontier",
+    ),
     "data show": Command(
         "how a data source is understood: its form, counts, lengths and three rows",
         f"{LANGUAGE}.datasheet:DataShowConfig",

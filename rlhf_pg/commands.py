@@ -13,6 +13,7 @@ from reward_models.preference import train as fit
 from reward_models.reward_model import RewardModel
 from rlhf_pg import demo as story
 from rlhf_pg.language import assessment, data, models, training
+from rlhf_pg.language import frontier as sweep
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.prompts import check_prompt_lengths
 from rlhf_pg.language.sampling import sample as draw
@@ -100,6 +101,13 @@ def evaluate(config: assessment.EvaluateConfig) -> None:
     specs = {"score": config.reward, "gold": config.gold or film_notes}
     rewards = {name: load_reward(spec) for name, spec in specs.items() if spec}
     assessment.assess(config, rewards)
+
+
+def frontier(config: sweep.FrontierConfig) -> None:
+    """Sweep the KL coefficient, with the gold scorer where the task has one."""
+    gold = config.gold or (GOLD if config.data == data.FILM_NOTES else None)
+    specs = {"score": config.reward, "gold": gold}
+    sweep.frontier(config, {name: load_reward(spec) for name, spec in specs.items() if spec})
 
 
 @dataclass

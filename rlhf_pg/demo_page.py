@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 460, 280, 44, 36, 18, 116
-COLOURS = {"learned reward": "#0072b2", "gold": "#d55e00"}  # told apart by colour-blind eyes
+from rlhf_pg.chart import BLUE, ORANGE, Series, panel, picture, signed
+
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --quiet: #5c6670; --line: #d5dae0;
   --ground: #ffffff; --card: #f6f7f9; }
@@ -27,9 +27,6 @@ th:first-child, td:first-child { text-align: left; } thead th { font-weight: 600
 .texts b { display: block; font-size: .8rem; color: var(--quiet); font-weight: 600; }
 .texts small { color: var(--quiet); } @media (max-width: 44rem) { .texts {
   grid-template-columns: 1fr; } }
-svg text { font: 12px system-ui, sans-serif; fill: var(--quiet, #5c6670); }
-svg .title { font-weight: 600; fill: var(--ink, #1b1f24); font-size: 13px; }
-svg .axis { stroke: var(--line, #d5dae0); stroke-width: 1; }
 """
 
 
@@ -43,8 +40,8 @@ def write_page(
     config: Any,
 ) -> Path:
     """Write the page, and the picture alone beside it as an .svg."""
-    picture = over_optimisation(curves)
-    path.with_suffix(".svg").write_text(picture, encoding="utf-8")
+    drawing = over_optimisation(curves)
+    path.with_suffix(".svg").write_text(drawing, encoding="utf-8")
     without, near = table["without KL"], table["with KL"]
     lead = (
         f"Without the KL term, the learned reward goes from {signed(table['base']['score'])} to "
@@ -54,7 +51,7 @@ def write_page(
     )
     body = f"""<h1>Film notes: what a reward model is pleased by</h1>
 <p class="lead">{lead}</p>
-<figure>{picture}<figcaption>PPO, {config.iterations} rollouts of 64 completions, toward a reward
+<figure>{drawing}<figcaption>PPO, {config.iterations} rollouts of 64 completions, toward a reward
 model that agrees with {accuracy:.0%} of held-out choices. Each point is the mean of one rollout.
 </figcaption></figure>
 <h2>Means on prompts that no run was trained on</h2>
@@ -74,78 +71,23 @@ model that agrees with {accuracy:.0%} of held-out choices. Each point is the mea
 def over_optimisation(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """Learned reward and gold over iterations, one panel for each run, on one scale (SVG)."""
     values = [row[key] for rows in curves.values() for row in rows for key in ("score", "gold")]
-    low, high = min(values), max(values)
-    panels = [
-        f'<g transform="translate({i * WIDTH} 0)">{_panel(f"PPO {name}", rows, low, high)}</g>'
-        for i, (name, rows) in enumerate(curves.items())
-    ]
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH * len(panels)} {HEIGHT}" '
-        f'width="{WIDTH * len(panels)}" role="img" aria-label="Learned reward and gold score '
-        f'over iterations, with and without the KL term">{_own_style()}{"".join(panels)}</svg>'
+    panels = []
+    for way, rows in curves.items():
+        last = max(row["iteration"] for row in rows)
+        series = [
+            Series(
+                [(row["iteration"], row[key]) for row in rows],
+                colour,
+                name,
+                signed(rows[-1][key]),
+            )
+            for name, key, colour in (("learned reward", "score", BLUE), ("gold", "gold", ORANGE))
+        ]
+        scale = (min(values), max(values))
+        panels.append(panel(f"PPO {way}", series, "iteration", (1, last), scale, (1, last)))
+    return picture(
+        panels, "Learned reward and gold score over iterations, with and without the KL term"
     )
-
-
-def signed(value: float, digits: int = 1) -> str:
-    """A number with its sign, and none where it rounds to zero."""
-    text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text.replace("-", "−")
-
-
-def _own_style() -> str:
-    """So that the .svg alone looks as it does on the page, on white and on black."""
-    rules = (
-        STYLE[STYLE.index("svg text") :].replace("#5c6670", "#7a8590").replace("#1b1f24", "#7a8590")
-    )
-    return f"<style>{rules}</style>"
-
-
-def _panel(title: str, rows: Sequence[Mapping[str, float]], low: float, high: float) -> str:
-    last = max(row["iteration"] for row in rows)
-
-    def x(iteration: float) -> float:
-        return LEFT + (iteration - 1) / max(last - 1, 1) * (WIDTH - LEFT - RIGHT)
-
-    def y(value: float) -> float:
-        return TOP + (high - value) / ((high - low) or 1) * (HEIGHT - TOP - BOTTOM)
-
-    parts = [f'<text class="title" x="{LEFT}" y="12">{html.escape(title)}</text>']
-    for tick in _ticks(low, high):
-        parts.append(
-            f'<line class="axis" x1="{LEFT}" x2="{x(last):.1f}" y1="{y(tick):.1f}" '
-            f'y2="{y(tick):.1f}"/><text x="{LEFT - 8}" y="{y(tick) + 4:.1f}" '
-            f'text-anchor="end">{signed(tick, 0)}</text>'
-        )
-    for i in (1, last):
-        parts.append(f'<text x="{x(i):.1f}" y="{HEIGHT - 14}" text-anchor="middle">{i}</text>')
-    parts.append(f'<text x="{(LEFT + x(last)) / 2:.1f}" y="{HEIGHT - 14}" '
-                 'text-anchor="middle">iteration</text>')  # fmt: skip
-    for name, key in (("learned reward", "score"), ("gold", "gold")):
-        points = " ".join(f"{x(row['iteration']):.1f},{y(row[key]):.1f}" for row in rows)
-        parts.append(
-            f'<polyline points="{points}" fill="none" stroke="{COLOURS[name]}" '
-            'stroke-width="2" stroke-linejoin="round"/>'
-        )
-    score, gold = (y(rows[-1][key]) for key in ("score", "gold"))
-    gap = max(0.0, 30 - abs(gold - score)) / 2  # two labels never lie on each other
-    above = -gap if score <= gold else gap
-    parts.append(_label("learned reward", rows[-1]["score"], x(last), score + above))
-    parts.append(_label("gold", rows[-1]["gold"], x(last), gold - above))
-    return "".join(parts)
-
-
-def _label(name: str, value: float, x: float, y: float) -> str:
-    y = min(y, HEIGHT - BOTTOM - 14)
-    return (
-        f'<text x="{x + 8:.1f}" y="{y:.1f}" style="fill:{COLOURS[name]};font-weight:600">{name}'
-        f'<tspan x="{x + 8:.1f}" dy="14">{signed(value)}</tspan></text>'
-    )
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    step = 1 if high - low < 7 else 2
-    first = -(-low // step) * step
-    return [first + i * step for i in range(int((high - first) // step) + 1)]
 
 
 def _table(table: Mapping[str, Mapping[str, float]], labels: Mapping[str, str]) -> str:

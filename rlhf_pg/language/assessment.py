@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from rich.table import Table
 
 from rlhf_pg.language import data, models
-from rlhf_pg.language.bench import Bench, best_of_n_rows, score_table, spread
+from rlhf_pg.language.bench import Bench, score_table, spread
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.prompts import check_prompt_lengths
 from rlhf_pg.language.rollout import Reward
@@ -107,10 +107,9 @@ def assess(config: EvaluateConfig, rewards: Mapping[str, Reward]) -> dict[str, A
             for name in rewards
         }
     if config.best_of:
-        title = f"best of {config.best_of}"
-        pool = bench.measure(reference, config.best_of, config.seed + 1, title)[1]
         chosen_by = next(iter(rewards))
-        result["best_of_n"] = best_of_n_rows(pool, config.best_of, chosen_by, list(rewards))
+        seed = config.seed + 1
+        result["best_of_n"] = bench.best_of_n(reference, config.best_of, seed, chosen_by)
     show(result)
     _write(config, result)
     return result

@@ -1,6 +1,5 @@
 """The bench that policies are measured on: the same prompts, rewards and reference for all."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,25 +42,27 @@ class Bench:
                 progress=progress.update,
             )
 
+    def best_of_n(
+        self, policy: LanguagePolicy, most: int, seed: int, chosen_by: str
+    ) -> list[dict[str, float]]:
+        """For n = 1, 2, 4, ... `most`: KL, its upper bound, and the mean of each reward.
 
-def best_of_n_rows(
-    pool: list[dict[str, Any]], samples: int, chosen_by: str, names: list[str]
-) -> list[dict[str, float]]:
-    """For n = 1, 2, 4, ... `samples`: KL, its upper bound and the mean of each reward.
-
-    `pool` holds `samples` completions of each prompt in a row; the best is the one of highest
-    `chosen_by`.
-    """
-    scores = score_table(pool, chosen_by, samples)
-    return [
-        {
-            "n": n,
-            "kl": float(pool_kl(scores, n).mean()),
-            "kl_bound": kl_bound(n),
-            **{r: float(best_of_n(scores, score_table(pool, r, samples), n).mean()) for r in names},
-        }
-        for n in (2**i for i in range(int(math.log2(samples)) + 1))
-    ]
+        The best is the one of highest `chosen_by`. `most` samples of each prompt are drawn, or
+        more where the prompts are few.
+        """
+        samples = most * max(1, 64 // len(self.columns["prompt"]))
+        pool = self.measure(policy, samples, seed, f"best of {most}")[1]
+        scores = score_table(pool, chosen_by, samples)
+        values = {name: score_table(pool, name, samples) for name in self.rewards}
+        return [
+            {
+                "n": n,
+                "kl": float(pool_kl(scores, n).mean()),
+                "kl_bound": kl_bound(n),
+                **{name: float(best_of_n(scores, x, n).mean()) for name, x in values.items()},
+            }
+            for n in (2**i for i in range(most.bit_length()))
+        ]
 
 
 def score_table(rows: list[dict[str, Any]], name: str, samples: int) -> torch.Tensor:
