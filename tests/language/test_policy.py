@@ -141,8 +141,13 @@ def test_columns_of_padding_are_left_out_and_put_back(policy, tokenizer):
     hook = policy.model.register_forward_pre_hook(
         lambda _, __, options: seen.append(options["input_ids"].shape[1]), with_kwargs=True
     )
-    assert policy.evaluate(rows).logprobs.shape == rows.mask.shape
+    part = policy.evaluate(rows)
     hook.remove()
+    whole = policy.evaluate(rollout)
+    for name in ("logprobs", "entropies", "values"):
+        together = getattr(whole, name)[shortest[None]][rows.mask]
+        assert getattr(part, name).shape == rows.mask.shape
+        torch.testing.assert_close(getattr(part, name)[rows.mask], together, atol=1e-5, rtol=0)
     assert seen == [int(rows.inputs["attention_mask"].sum() + rows.mask.sum()) - 1]
 
 

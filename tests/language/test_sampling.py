@@ -58,6 +58,24 @@ def test_left_padding_would_shift_positions_if_it_were_let(tokenizer):
     assert (right - wrong).abs().max() > 0.1
 
 
+def chi_square_fits(counts, probs):
+    """Whether the counts are within 3.5 standard deviations of what the probabilities say."""
+    expected = probs * counts.sum()
+    statistic, freedom = float(((counts - expected) ** 2 / expected).sum()), len(probs) - 1
+    return abs(statistic - freedom) < 3.5 * math.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_every_token_of_the_vocabulary_comes_as_often_as_the_model_says(tokenizer, temperature):
+    """Nothing is cut off: no top-k, no top-p."""
+    policy = LanguagePolicy(tiny_lm("llama", tokenizer, spread=0.2), temperature)
+    done = draw(policy, tokenizer, ["the film"] * 8_000, steps=1)
+    with torch.no_grad():
+        logits = policy.model(torch.tensor(models.encode(tokenizer, ["the film"]))).logits[0, -1]
+    counts = torch.bincount(done.ids[:, 0], minlength=len(tokenizer)).double()
+    assert chi_square_fits(counts, (logits / temperature).softmax(0).double())
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_completions_come_as_often_as_the_model_says(compactions, temperature):
     """Every completion of at most 3 of 5 tokens, by a chi-square test at fixed seed."""
@@ -86,9 +104,8 @@ def test_completions_come_as_often_as_the_model_says(compactions, temperature):
     counts = dict.fromkeys(completions, 0)
     for ids, mask in zip(done.ids, done.mask, strict=True):
         counts[tuple(ids[mask].tolist())] += 1
-    statistic = sum((counts[c] - draws * p) ** 2 / (draws * p) for c, p in expected.items())
-    freedom = len(completions) - 1
-    assert abs(statistic - freedom) < 3.5 * math.sqrt(2 * freedom)
+    probs = torch.tensor([expected[c] for c in completions], dtype=torch.float64)
+    assert chi_square_fits(torch.tensor([counts[c] for c in completions]).double(), probs)
 
 
 def test_the_same_seed_gives_the_same_completions(llama, tokenizer):
