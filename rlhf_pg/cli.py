@@ -48,6 +48,11 @@ COMMANDS: dict[str, Command] = {
         "rlhf_pg.commands:RewardConfig",
         "rlhf_pg.commands:reward",
     ),
+    "label": Command(
+        "judge pairs of completions yourself, in the terminal, a key each",
+        f"{LANGUAGE}.pairing:LabelConfig",
+        "rlhf_pg.commands:label",
+    ),
     "train": Command(
         "fine-tune a language model toward a reward: reinforce ... ppo, rloo, grpo",
         f"{LANGUAGE}.settings:TrainConfig",

@@ -12,7 +12,8 @@ from reward_models.preference import PreferenceConfig
 from reward_models.preference import train as fit
 from reward_models.reward_model import RewardModel
 from rlhf_pg import demo as story
-from rlhf_pg.language import assessment, data, models, training
+from rlhf_pg import labelling
+from rlhf_pg.language import assessment, data, models, pairing, training
 from rlhf_pg.language import frontier as sweep
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.prompts import check_prompt_lengths
@@ -108,6 +109,21 @@ def frontier(config: sweep.FrontierConfig) -> None:
     gold = config.gold or (GOLD if config.data == data.FILM_NOTES else None)
     specs = {"score": config.reward, "gold": gold}
     sweep.frontier(config, {name: load_reward(spec) for name, spec in specs.items() if spec})
+
+
+def label(config: pairing.LabelConfig) -> None:
+    """Let a person judge pairs in the terminal; what is judged is kept whatever happens."""
+    with labelling.keys() as read_key:
+        kept = labelling.Judgements(Path(config.output))
+        reward = load_reward(config.reward) if config.reward else None
+        pairs = pairing.draw_pairs(config, reward, skip=len(kept.made))
+        labelling.judge(pairs, kept, read_key)
+    decided = kept.folder / "preferences.jsonl"
+    console.print(
+        f"{len(kept.preferences())} pairs in {decided}; "
+        f"learn from them with: rlhf-pg reward --data {decided}",
+        markup=False,
+    )
 
 
 @dataclass

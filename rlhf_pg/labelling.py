@@ -1,0 +1,223 @@
+"""A person judges pairs in the terminal, a key each; every judgement is on disk before the next.
+
+FOLDER/
+  judgements.jsonl    one line per key pressed, only ever appended to: the truth
+  preferences.jsonl   the pairs decided so far, as `rlhf-pg reward --data` reads them
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from rlhf_pg.progress import console
+from rlhf_pg.runs import saved_text
+
+KEYS = {
+    "\x1b[D": "left", "\x1bOD": "left", "a": "left", "h": "left", "1": "left",
+    "\x1b[C": "right", "\x1bOC": "right", "d": "right", "l": "right", "2": "right",
+    "t": "tie", "=": "tie", "0": "tie",
+    "s": "skip", " ": "skip",
+    "u": "undo", "\x7f": "undo",
+    "q": "quit", "\x04": "quit",
+}  # fmt: skip
+HELP = "← or a: left   → or d: right   t: tie   s: skip   u: undo   q: stop"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two completions of one prompt, as they are laid out; the judge never sees the scores."""
+
+    prompt: str
+    left: str
+    right: str
+    left_finished: bool = True
+    right_finished: bool = True
+    left_score: float | None = None  # of the current reward model
+    right_score: float | None = None
+
+
+class Judgements:
+    """What has been judged in a folder, kept there line by line and taken up again from there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file = folder, folder / "judgements.jsonl"
+        self.made: list[dict[str, Any]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        text = self.file.read_text(encoding="utf-8") if self.file.is_file() else ""
+        for line in text.splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the last line of a session that was killed while it wrote
+            self._take(row)
+        if text and not text.endswith("\n"):
+            self._append("\n")
+        self._write_preferences()
+
+    def _take(self, row: dict[str, Any]) -> None:
+        if row["judgement"] != "undo":
+            self.made.append(row)
+        elif self.made:
+            self.made.pop()
+
+    def add(self, pair: Pair, judgement: str) -> None:
+        """Keep a judgement ("left", "right", "tie" or "skip") of a pair."""
+        self._record({**vars(pair), "judgement": judgement})
+
+    def undo(self) -> Pair | None:
+        """Take the last judgement back; returns its pair, to be judged again."""
+        if not self.made:
+            return None
+        last = self.made[-1]
+        self._record({"judgement": "undo"})
+        return Pair(**{key: value for key, value in last.items() if key != "judgement"})
+
+    def _record(self, row: dict[str, Any]) -> None:
+        self._append(json.dumps(row, ensure_ascii=False) + "\n")
+        self._take(row)
+        self._write_preferences()
+
+    def _append(self, text: str) -> None:
+        with open(self.file, "a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _write_preferences(self) -> None:
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self.preferences()]
+        saved_text(self.folder / "preferences.jsonl", "".join(lines))
+
+    def preferences(self) -> list[dict[str, Any]]:
+        """The decided pairs; a tie or a skip says nothing of which is better and is none."""
+        rows = []
+        for row in self.made:
+            if row["judgement"] in ("left", "right"):
+                better = row["judgement"]
+                worse = "right" if better == "left" else "left"
+                rows.append(
+                    {
+                        "prompt": row["prompt"],
+                        "chosen": row[better],
+                        "rejected": row[worse],
+                        "chosen_finished": row[f"{better}_finished"],
+                        "rejected_finished": row[f"{worse}_finished"],
+                    }
+                )
+        return rows
+
+    def agreement(self) -> tuple[int, int]:
+        """(how often the reward model preferred the same, of how many decided pairs it scored)."""
+        agreed = [
+            (row["left_score"] > row["right_score"]) == (row["judgement"] == "left")
+            for row in self.made
+            if row["judgement"] in ("left", "right") and row["left_score"] is not None
+        ]
+        return sum(agreed), len(agreed)
+
+    def seen(self, pair: Pair) -> bool:
+        """Whether the pair was judged before, in either order."""
+        texts = {pair.left, pair.right}
+        return any(
+            row["prompt"] == pair.prompt and {row["left"], row["right"]} == texts
+            for row in self.made
+        )
+
+
+def judge(pairs: Sequence[Pair], judgements: Judgements, read_key: Callable[[], str]) -> None:
+    """Ask for a judgement of each pair until all are judged or the person stops."""
+    waiting = [pair for pair in pairs if not judgements.seen(pair)][::-1]
+    total, note = len(waiting), ""
+    while waiting:
+        _show(waiting[-1], total - len(waiting) + 1, total, judgements, note)
+        answer = KEYS.get(read_key())
+        note = ""
+        if answer == "quit":
+            return
+        if answer == "undo":
+            pair = judgements.undo()
+            if pair:
+                waiting.append(pair)
+                total = max(total, len(waiting))
+            note = "taken back" if pair else "there is nothing to take back"
+        elif answer:
+            pair = waiting.pop()
+            judgements.add(pair, answer)
+            note = _compared(pair, answer)
+        else:
+            note = "that key means nothing here"
+    _show(None, total, total, judgements, note)
+
+
+def _compared(pair: Pair, answer: str) -> str:
+    """What the reward model would have said, told only after the judgement."""
+    if answer not in ("left", "right") or pair.left_score is None or pair.right_score is None:
+        return {"tie": "a tie", "skip": "skipped"}.get(answer, answer)
+    difference = pair.left_score - pair.right_score
+    same = (difference > 0) == (answer == "left")
+    how = "agrees" if same else "disagrees"
+    return f"{answer}; the reward model {how} (it sees a difference of {abs(difference):.2f})"
+
+
+def _show(pair: Pair | None, number: int, total: int, kept: Judgements, note: str) -> None:
+    console.clear()
+    agreed, scored = kept.agreement()
+    status = f"{len(kept.made)} judged, {len(kept.preferences())} decided"
+    if scored:
+        status += f"; the reward model agrees with {agreed} of {scored} ({agreed / scored:.0%})"
+    if note:
+        console.print(Text(note, "cyan"))
+    console.print(Text(status, "dim"))
+    if pair is None:
+        return
+    console.rule(Text(f"pair {number} of {total}"))
+    console.print(Text(pair.prompt, "bold"))
+    table = Table("left", "right", expand=True, show_lines=True)
+    sides = ((pair.left, pair.left_finished), (pair.right, pair.right_finished))
+    # Text objects, for text from models is data: brackets in it are no markup.
+    table.add_row(*(Text(text.strip() + ("" if end else " … cut")) for text, end in sides))
+    console.print(table)
+    console.print(Text(HELP, "dim"))
+
+
+@contextmanager
+def keys() -> Iterator[Callable[[], str]]:
+    """Single key presses from the terminal, which is put back as it was whatever happens.
+
+    Raises ValueError where there is no terminal.
+    """
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise ValueError("label needs a terminal to show pairs in and to read keys from")
+    try:
+        import termios
+        import tty
+    except ImportError:
+        raise ValueError("label reads single keys by termios, which this system lacks") from None
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+
+    waiting = ""  # what was pressed faster than it is read
+
+    def read() -> str:
+        nonlocal waiting
+        if not waiting:
+            pressed = os.read(descriptor, 64)
+            if not pressed:  # the terminal is gone
+                return "q"
+            waiting = pressed.decode("utf-8", "replace")
+        length = 3 if waiting.startswith("\x1b") else 1  # an arrow is three characters
+        key, waiting = waiting[:length], waiting[length:]
+        return key if length > 1 else key.lower()
+
+    try:
+        tty.setcbreak(descriptor)
+        yield read
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
