@@ -51,7 +51,8 @@ def asked(base, prompts, tmp_path):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_algorithm_runs_and_logs_what_is_documented(asked, name):
-    run = train(asked(name), likes_good, gold=lambda completions, **_: [1.0] * len(completions))
+    config = asked(name, temperature=0.7)  # of the reference too, or the first KL is not 0
+    run = train(config, likes_good, gold=lambda completions, **_: [1.0] * len(completions))
     lines = read_jsonl(run.path / "metrics.jsonl")
     assert [line["iteration"] for line in lines] == [1, 2]
     assert set().union(*lines) <= set(METRICS)
@@ -133,6 +134,32 @@ def test_a_cut_completion_pays_and_a_finished_one_does_not(tokenizer):
 
     scores = torch.tensor([0.5, 0.5, 7.0, -7.0])
     assert loop.penalised(scores, Done).tolist() == [0.5, 0.25, 1.0, -1.25]
+
+
+def test_the_policy_is_paid_after_clip_and_penalty(tokenizer):
+    config = preset("reinforce")
+    config.rows, config.max_new_tokens, config.score_clip = 32, 4, 1.5
+    loop = loop_of(config, tokenizer, lambda completions, **_: [2.0] * len(completions))
+    seen = []
+    loop.learner.update = lambda rollout: seen.append(rollout) or {}
+    metrics, samples = loop.step()
+    rewards = (seen[0].rewards * seen[0].mask).sum(1)  # the KL of the first rollout is 0
+    finished = seen[0].actions.eq(tokenizer.eos_token_id).any(1)
+    assert 0 < finished.sum() < 32 and metrics["eos_rate"] == float(finished.float().mean())
+    torch.testing.assert_close(rewards, 1.5 - 1.0 * (~finished).float(), atol=1e-5, rtol=0)
+
+
+def test_what_is_logged_is_the_mean_of_what_is_kept(tokenizer):
+    config = preset("reinforce")
+    config.rows, config.max_new_tokens, config.samples_kept = 16, 4, 16
+    config.learner.lr = 1e-2
+    loop = loop_of(config, tokenizer, likes_good)
+    loop.step()
+    metrics, rows = loop.step()
+    assert len(rows) == 16 and metrics["kl"] > 0.01
+    for name in ("score", "kl", "length"):
+        mean = sum(row[name] for row in rows) / 16
+        assert metrics[name] == pytest.approx(mean, abs=1e-3), name
 
 
 def test_the_objective_is_what_the_policy_is_paid(tokenizer):
