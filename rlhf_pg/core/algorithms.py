@@ -20,33 +20,44 @@ class LearnerConfig:
 
     baseline: Baseline = "critic"
     """What is subtracted from the return. "critic" is V(s); "leave-one-out", "group" and
-    "group-centred" compare K samples of a prompt and weigh the whole episode as one action."""
+    "group-centred" compare K samples of a prompt and weigh the whole episode as one action.
+    "batch-mean" and "group-centred" hold the sample itself, which shrinks the gradient by 1 - 1/n
+    and not a KL in the loss; "group" also divides by the group's deviation, which weighs prompts
+    by 1/deviation and, with the KL in the loss, sharpens the policy far beyond the optimum."""
     gamma: float = 1.0
-    """Discount: 1 for text, usually 0.9 to 0.999 for control."""
+    """Discount: 1 for text, usually 0.9 to 0.999 for control. Below 1, steps are not weighed by
+    gamma^t, as usual: not the exact gradient of the discounted return."""
     lam: float = 0.95
     """GAE's lambda, usually 0.9 to 1. 1 is unbiased; below 1 a wrong critic biases the gradient."""
     n_steps: int | None = None
-    """Bootstrap from the critic after this many steps, in place of lambda; usually 5."""
+    """Bootstrap from the critic after this many steps, in place of lambda; usually 5. Where
+    episodes are longer, a wrong critic biases the gradient."""
     whiten_rewards: bool = False
-    """Scale rewards to unit variance (their mean stays); changes the balance with the KL."""
+    """Scale rewards to unit variance (their mean stays): departs from the gradient, since the scale
+    is the sample's own, and changes the balance with the KL."""
     whiten_advantages: bool = False
     """Scale advantages to mean 0, variance 1 over the batch; adds noise to batches of a few steps,
     and rescales the gradient by a sample-dependent number, a slight bias."""
     clip: float | None = None
-    """PPO's clip of the ratio, usually 0.1 to 0.3; none is the plain policy gradient."""
+    """PPO's clip of the ratio, usually 0.1 to 0.3; none is the plain policy gradient. From the
+    second step on a rollout it departs: by the clip, and since a token's ratio leaves out those of
+    the others."""
     value_clip: float | None = None
-    """Hold new values within this of the old ones, usually 0.2; none does not."""
+    """Hold new values within this of the old ones, usually 0.2; none does not. A critic whose scale
+    is far larger then learns slowly."""
     value_coef: float = 0.1
     """Weight of the value loss, usually 0.1 (text) or 0.5 (control)."""
     entropy_coef: float = 0.0
-    """Weight of the entropy bonus, usually 0 to 0.02."""
+    """Weight of the entropy bonus, usually 0 to 0.02. It raises the entropy at the states visited,
+    and leaves out that other actions would lead to other states."""
     kl_in: Literal["reward", "loss"] = "reward"
     """Where the KL to the reference stands: k1 in the reward, or k2 in the loss. Both are exact."""
     reduction: Reduction = "episode"
     """Sum over steps and mean over rows (the policy gradient); mean over tokens (PPO's habit, which
     lets the batch's lengths rescale it); or "constant", sum / (rows * columns)."""
     epochs: int = 1
-    """Passes over each rollout, usually 1 (on-policy) to 4 (PPO) or 10 (PPO in control)."""
+    """Passes over each rollout, usually 1 (on-policy) to 4 (PPO) or 10 (PPO in control). Without
+    `clip`, all steps but the first use samples of an older policy as if they were its own."""
     minibatches: int = 1
     """Gradient steps per pass, usually 1 to 8."""
     micro_rows: int | None = None
@@ -60,7 +71,8 @@ class LearnerConfig:
     lr_decay_updates: int | None = None
     """Updates over which the rate falls linearly to 0; none keeps it constant."""
     max_grad_norm: float = 1.0
-    """Clip the gradient's norm, usually 1.0 (text) or 0.5 (control); 0 does not."""
+    """Clip the gradient's norm, usually 1.0 (text) or 0.5 (control); 0 does not. Batches of large
+    gradients then count for less: their mean is no longer the policy gradient."""
     adam_eps: float = 1e-5
     """Adam's epsilon, usually 1e-5 for policy gradients."""
     weight_decay: float = 0.0

@@ -55,8 +55,9 @@ def ppo_clip_loss(
 ) -> Tensor:
     """max(-A * ratio, -A * clip(ratio, 1-clip, 1+clip)), ratio = pi/pi_old (Schulman et al. 2017).
 
-    At ratio 1 its gradient is that of `policy_gradient_loss`; away from it, clipping departs from
-    the policy gradient on purpose. `clip` is usually 0.1 to 0.3.
+    At ratio 1 its gradient is that of `policy_gradient_loss`. Away from it, it departs from the
+    policy gradient twice: by clipping, on purpose, and because a step's ratio leaves out how likely
+    the other steps of its episode have become. `clip` is usually 0.1 to 0.3.
     """
     ratio = zero_padding(logprobs - old_logprobs, mask).exp()
     advantages = zero_padding(advantages.detach(), mask)
@@ -86,5 +87,9 @@ def value_loss(
 
 
 def entropy_loss(entropies: Tensor, mask: Tensor) -> Tensor:
-    """Minus the mean entropy of the policy over real steps, in nats (Williams & Peng 1991)."""
+    """Minus the mean entropy of the policy over real steps, in nats (Williams & Peng 1991).
+
+    Its gradient is that of the entropy at the states visited, not of the entropy of episodes, which
+    also changes where the policy goes.
+    """
     return -masked_mean(entropies, mask)

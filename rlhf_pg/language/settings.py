@@ -46,9 +46,11 @@ class TrainConfig:
     missing_eos_penalty: float = 1.0
     """Taken off the score of a completion cut at the length limit, usually 0 to 1."""
     score_clip: float | None = None
-    """Hold scores within plus or minus this, before the KL is added; usually 5."""
+    """Hold scores within plus or minus this, before the KL is added; usually 5. What lies beyond is
+    no longer told apart: another objective."""
     bootstrap_truncated: bool = False
-    """Let the critic stand in for what a cut completion might still earn; else it is terminal."""
+    """Let the critic stand in for what a cut completion might still earn; else it is terminal,
+    which is exact for completions of this length, and biased as an estimate of longer ones."""
     critic: Critic = "shared"
     """Where V reads the state: the policy's own trunk, that trunk without gradient, a model of its
     own ("separate": twice the memory, and neither loss disturbs the other), or nowhere."""
