@@ -66,7 +66,8 @@ def compared_curves(
     figure, axes = pyplot.subplots(figsize=(7.5, 4.5), layout="constrained")
     for colour, (name, runs) in zip(COLOURS, curves.items(), strict=False):
         grid = np.linspace(0, max(steps[-1] for steps, _ in runs), 200)
-        scores = np.stack([np.interp(grid, steps, scores) for steps, scores in runs])
+        # Before a run's first evaluation nothing is known, and nothing is drawn.
+        scores = np.stack([np.interp(grid, steps, score, left=np.nan) for steps, score in runs])
         axes.plot(grid, scores.mean(0), color=colour, label=f"{name} ({len(runs)} seeds)")
         axes.fill_between(grid, scores.min(0), scores.max(0), color=colour, alpha=0.15)
     if threshold is not None:

@@ -141,8 +141,8 @@ def rock_paper_scissors(say: Say = print, steps: int = 400) -> dict[str, Any]:
         with torch.no_grad():
             theta -= 0.1 * gradient
         if step in (0, 10, 50):
-            now = float((pi.detach() @ payoff).min())
-            say(f"  step {step:3}: pi = {show(pi.detach())}, J = {now:+.3f}")
+            worth = float((pi.detach() @ payoff).min())
+            say(f"  step {step:3}: pi = {show(pi.detach())}, J = {worth:+.3f}")
     value = float((mean_policy @ payoff).min())
     say(f"  the mean policy of {steps} steps: {show(mean_policy)}, J = {value:+.3f}")
     say("  the optimum is (1/3, 1/3, 1/3) with J = 0; every greedy policy has J = -1")
