@@ -116,7 +116,8 @@ def _pleasing(
     config: DemoConfig, base: Path, output: Path, coefficient: float
 ) -> settings.TrainConfig:
     asked = settings.preset("ppo")
-    asked.model, asked.output, asked.reward = str(base), str(output), "the learned reward"
+    asked.model, asked.output = str(base), str(output)
+    asked.reward = str(output.parent / "reward")  # so that the run's own config repeats it
     asked.iterations, asked.kl_coef, asked.seed = config.iterations, coefficient, config.seed
     return asked
 
