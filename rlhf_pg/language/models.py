@@ -1,5 +1,6 @@
 """A causal language model and its tokenizer: from a folder, a hub name, or a tiny one made here."""
 
+import inspect
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -107,6 +108,11 @@ def load(name: str) -> tuple[torch.nn.Module, Any]:
     except Exception as error:
         raise ValueError(_why_not(name, error)) from error
     ready_to_pad(tokenizer)
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise ValueError(
+            f"{name}: {type(model).__name__} keeps no keys and values of past tokens; use a "
+            "decoder-only transformer"
+        )
     embedded = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > embedded:
         raise ValueError(

@@ -6,7 +6,7 @@ import time
 import huggingface_hub
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM
 
 from rlhf_pg.language import models
 
@@ -109,6 +109,13 @@ def test_a_tokenizer_too_large_for_its_model_is_refused(tokenizer, llama, tmp_pa
     tokenizer.add_tokens(["zebra"])
     models.save(tmp_path, llama, tokenizer)
     with pytest.raises(ValueError, match="21 tokens and its model embeds 20"):
+        models.load(str(tmp_path))
+
+
+def test_a_model_without_attention_is_refused(tokenizer, tmp_path):
+    sizes = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
+    models.save(tmp_path, MambaForCausalLM(MambaConfig(**sizes)), tokenizer)
+    with pytest.raises(ValueError, match="MambaForCausalLM keeps no keys and values"):
         models.load(str(tmp_path))
 
 

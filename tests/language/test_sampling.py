@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, MistralConfig
 
 from rlhf_pg.language import models
 from rlhf_pg.language.policy import LanguagePolicy
@@ -47,6 +48,21 @@ def test_padding_and_dropped_rows_change_nothing(lm, tokenizer, compactions, tem
         own = logprobs.gather(1, tokens[:, None])[:, 0]
         torch.testing.assert_close(done.logprobs[row][real], own, atol=1e-5, rtol=0)
         torch.testing.assert_close(done.values[row, :-1][real], values, atol=1e-5, rtol=0)
+
+
+def test_a_sliding_window_slides_over_what_is_real(tokenizer, compactions):
+    """Past keys and values are cut to the window; rows are dropped from what is left of them."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "initializer_range": 0.4}
+    config = MistralConfig(vocab_size=len(tokenizer), sliding_window=4, **sizes, **heads)
+    torch.manual_seed(0)
+    policy = LanguagePolicy(AutoModelForCausalLM.from_config(config), critic="none")
+    done = draw(policy, tokenizer, MANY)
+    assert compactions
+    for row in range(len(MANY)):
+        logprobs, tokens, _ = alone(policy, done, row)
+        own = logprobs.gather(1, tokens[:, None])[:, 0]
+        torch.testing.assert_close(done.logprobs[row][done.mask[row]], own, atol=1e-5, rtol=0)
 
 
 def test_left_padding_would_shift_positions_if_it_were_let(tokenizer):
