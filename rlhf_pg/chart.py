@@ -5,7 +5,7 @@ A picture is a row of panels; a panel is a few named series, labelled where they
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 460, 280, 44, 36, 18, 116
@@ -78,12 +78,7 @@ def panel(
         f"{html.escape(x_label)}</text>"
     )
     parts += [_drawn(one, [(x(a), y(b)) for a, b in one.points]) for one in series]
-    named = [one for one in series if one.name and one.points]
-    heights = _apart(
-        [y(one.points[-1][1]) for one in named], 30 if any(s.note for s in named) else 16
-    )
-    parts += [_label(s, x(right), height) for s, height in zip(named, heights, strict=True)]
-    return "".join(parts)
+    return "".join([*parts, *_labels(series, x(right), y)])
 
 
 def ticks(low: float, high: float) -> list[float]:
@@ -127,6 +122,14 @@ def _apart(heights: Sequence[float], gap: float) -> list[float]:
         placed[i] = min(placed[i], floor)
         floor = placed[i] - gap
     return placed
+
+
+def _labels(series: Sequence[Series], x: float, y: Callable[[float], float]) -> list[str]:
+    """The names of the series beside the right edge, at the height of their last points."""
+    named = [one for one in series if one.name and one.points]
+    gap = 30 if any(one.note for one in named) else 16
+    heights = _apart([y(one.points[-1][1]) for one in named], gap)
+    return [_label(one, x, height) for one, height in zip(named, heights, strict=True)]
 
 
 def _label(series: Series, x: float, y: float) -> str:

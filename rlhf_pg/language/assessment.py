@@ -136,7 +136,7 @@ def open_bench(
 
 def show(result: Mapping[str, Any]) -> None:
     """Print what `assess` found."""
-    many = f"{result['prompts']} prompts, {result['samples_per_prompt']} completions of each"
+    many = f"{result['prompts']} prompts × {result['samples_per_prompt']}"
     ways = {"policy": result["policy"]}
     if "base_policy" in result:
         ways["base"] = result["base_policy"]

@@ -50,18 +50,24 @@ def evaluate(
         tokens += float(done.mask.sum())
         if progress:
             progress(len(rows))
-    texts = [row["completion"] for row in rows]
-    metrics = {
-        **{name: _mean(row[name] for row in rows) for name in [*rewards, "kl"]},
+    per_token = {
         "ref_perplexity": math.exp(min(surprise / tokens, 700.0)),
         "entropy": entropy / tokens,
+    }
+    return {**_means(rows, [*rewards, "kl"]), **per_token}, rows
+
+
+def _means(rows: list[dict[str, Any]], names: list[str]) -> dict[str, float]:
+    """The means of the named numbers of the rows, and what their texts are like."""
+    texts = [row["completion"] for row in rows]
+    return {
+        **{name: _mean(row[name] for row in rows) for name in names},
         "distinct_1": distinct(texts, 1),
         "distinct_2": distinct(texts, 2),
         "repetition": repetition(texts),
         "eos_rate": _mean(row["finished"] for row in rows),
         "length": _mean(row["length"] for row in rows),
     }
-    return metrics, rows
 
 
 def sample_rows(
