@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from rich.table import Table
+from rich.text import Text
 
 from rlhf_pg.demo_page import write_page
 from rlhf_pg.language import data, models, settings, training
@@ -185,10 +186,13 @@ def _show(table: dict[str, dict[str, float]], samples: list[dict[str, Any]]) -> 
     console.print(side)
 
 
-def _cell(row: dict[str, Any]) -> str:
-    scores = f"learned {row['score']:+.1f}, gold {row['gold']:+.1f}"
-    prompt, completion = (row[key].strip().replace("[", r"\[") for key in ("prompt", "completion"))
-    return f"[dim]{prompt}[/]\n{completion}\n[cyan]{scores}[/]"
+def _cell(row: dict[str, Any]) -> Text:
+    """A completion under its prompt, over its scores; text from a model is never markup."""
+    return Text.assemble(
+        (row["prompt"].strip() + "\n", "dim"),
+        row["completion"].strip() + "\n",
+        (f"learned {row['score']:+.1f}, gold {row['gold']:+.1f}", "cyan"),
+    )
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:

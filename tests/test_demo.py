@@ -108,7 +108,6 @@ def test_brackets_in_a_completion_are_shown_on_the_terminal(story, monkeypatch):
         assert text in shown
 
 
-@pytest.mark.xfail(strict=True, reason="the demo's cells escape brackets, and not backslashes")
 def test_a_backslash_before_a_bracket_is_shown_on_the_terminal(story, monkeypatch):
     file = io.StringIO()
     monkeypatch.setattr(demo, "console", Console(file=file, width=160, highlight=False))
