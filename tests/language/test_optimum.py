@@ -155,7 +155,8 @@ def test_every_completion_is_there_and_the_optimum_is_one(task):
 
 
 SETTINGS = {"lr": 0.1, "max_grad_norm": 0.0}  # the rate falls to 0
-LONGER = {"actor-critic": 220}  # its advantages are no better than the critic is so far
+LONGER = {"actor-critic": 300}  # its advantages are no better than the critic is so far, so it
+SLOWER = {"actor-critic": {"lr": 0.07}}  # takes smaller steps, and more of them
 SHORTER = {"ppo": 30}  # 16 steps to a rollout
 
 
@@ -172,7 +173,8 @@ def test_it_comes_within_a_fiftieth_of_a_nat_of_the_optimum(task, name):
     """PPO too, with its clip, whitening and token mean: with the KL in the reward, every advantage
     is 0 at pi*, and whatever scales it leaves it there."""
     updates = LONGER.get(name) or SHORTER.get(name) or 120
-    assert_optimal(task, trained(task, algorithm(name, **SETTINGS), updates))
+    config = algorithm(name, **SETTINGS | SLOWER.get(name, {}))
+    assert_optimal(task, trained(task, config, updates))
 
 
 def test_grpo_goes_elsewhere_because_it_divides_by_the_groups_deviation(task):
