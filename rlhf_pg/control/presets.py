@@ -103,7 +103,7 @@ _TUNED: dict[tuple[str, str], dict[str, Any]] = {
         environments=32, rollout_steps=32, lr=5e-3, gamma=0.98, lam=0.97, minibatches=2
     ),
     ("Pendulum-v1", "ppo"): dict(
-        rollout_steps=64, total_steps=200_000, lr=2e-3, lr_decay_updates=196, gamma=0.95, lam=0.9,
+        rollout_steps=64, total_steps=200_000, lr=1e-3, lr_decay_updates=196, gamma=0.95, lam=0.9,
         epochs=10, minibatches=8, normalise=True, normalise_rewards=True, squash=True,
         log_std=-0.5,
     ),
