@@ -56,7 +56,7 @@ def _without_critic(
     scores = to_go[:, 0].reshape(-1, rollout.group_size)  # (N, K)
     if baseline == "none":
         return to_go
-    if baseline == "moving-average":
+    if baseline in ("moving-average", "optimal"):
         return to_go - constant
     if baseline == "batch-mean":
         return to_go - masked_mean(scores, torch.ones_like(scores), reduce)

@@ -10,7 +10,14 @@ from typing import Any, Literal
 from rlhf_pg.core.losses import Reduction
 
 Baseline = Literal[
-    "none", "critic", "batch-mean", "moving-average", "leave-one-out", "group", "group-centred"
+    "none",
+    "critic",
+    "batch-mean",
+    "moving-average",
+    "optimal",
+    "leave-one-out",
+    "group",
+    "group-centred",
 ]
 
 
@@ -21,6 +28,8 @@ class LearnerConfig:
     baseline: Baseline = "critic"
     """What is subtracted from the return. "critic" is V(s); "leave-one-out", "group" and
     "group-centred" compare K samples of a prompt and weigh the whole episode as one action.
+    "optimal" is the constant of least variance, which costs a backward pass for every row; it and
+    "moving-average" come from earlier rollouts, and so are unbiased.
     "batch-mean" and "group-centred" hold the sample itself, which shrinks the gradient by 1 - 1/n
     and not a KL in the loss; "group" also divides by the group's deviation, which weighs prompts
     by 1/deviation and, with the KL in the loss, sharpens the policy far beyond the optimum."""

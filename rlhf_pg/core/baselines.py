@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhf_pg.core.masked import Reduce, alone
+
 
 def batch_mean(scores: Tensor) -> Tensor:
     """Scores minus the mean of them all, (N, K).
@@ -46,12 +48,12 @@ def group_normalise(
     return centred / (std + eps)
 
 
-def optimal_constant(scores: Tensor, squared_norms: Tensor) -> Tensor:
+def optimal_constant(scores: Tensor, squared_norms: Tensor, reduce: Reduce = alone) -> Tensor:
     """The constant baseline of least variance, a scalar: E[|g|^2 R] / E[|g|^2], g = grad log pi.
 
     `squared_norms` are |g|^2 of each sample, shaped as `scores` (Greensmith et al. 2004).
     """
-    return (squared_norms * scores).sum() / squared_norms.sum()
+    return reduce((squared_norms * scores).sum()) / reduce(squared_norms.sum())
 
 
 class MovingAverage:

@@ -66,6 +66,7 @@ class Learner:
         config = self.config
         _check_finite(rollout)
         advantages, targets = estimate_advantages(rollout, config, self.average.value, self._reduce)
+        constant = self._next_constant(rollout, targets)
         self._set_learning_rate()
         seen: dict[str, list[float]] = defaultdict(list)
         stopped = False
@@ -82,10 +83,27 @@ class Learner:
             if stopped:
                 break
         self.updates += 1
-        if config.baseline == "moving-average":
-            scores = targets[:, 0]
-            self.average.update(masked_mean(scores, torch.ones_like(scores), self._reduce))
+        if constant is not None:
+            self.average.update(constant)
         return self._summary(rollout, advantages, targets, seen)
+
+    def _next_constant(self, rollout: Rollout, targets: Tensor) -> Tensor | None:
+        """What this rollout teaches about the constant that later ones subtract, if they do."""
+        scores = targets[:, 0]
+        if self.config.baseline == "moving-average":
+            return masked_mean(scores, torch.ones_like(scores), self._reduce)
+        if self.config.baseline == "optimal":
+            norms = torch.stack(
+                [self._squared_norm(rollout[i : i + 1]) for i in range(len(scores))]
+            )
+            return baselines.optimal_constant(scores, norms, self._reduce)
+        return None
+
+    def _squared_norm(self, episode: Rollout) -> Tensor:
+        """|grad log pi(episode)|^2 at the policy as it is, a scalar."""
+        logprobs = zero_padding(self.policy.evaluate(episode).logprobs, episode.mask)
+        gradients = torch.autograd.grad(logprobs.sum(), self.parameters, allow_unused=True)
+        return torch.stack([(g**2).sum() for g in gradients if g is not None]).sum()
 
     def _step(self, rollout: Rollout, advantages: Tensor, targets: Tensor) -> dict[str, float]:
         """One gradient step, accumulated over micro-batches and summed over processes."""

@@ -14,6 +14,7 @@ EVERY = [
     *ALGORITHMS.values(),
     LearnerConfig(baseline="batch-mean"),
     LearnerConfig(baseline="moving-average"),
+    LearnerConfig(baseline="optimal"),
     LearnerConfig(baseline="group-centred", whiten_rewards=True),
     LearnerConfig(n_steps=2, whiten_rewards=True, whiten_advantages=True),
 ]

@@ -158,11 +158,12 @@ def test_leave_one_out_of_three_is_exact(small_tree):
     assert_exact(actual, small_tree.true_gradient())
 
 
-def test_a_constant_that_has_not_seen_the_batch_is_exact(tree):
+@pytest.mark.parametrize("baseline", ["moving-average", "optimal"])
+def test_a_constant_that_has_not_seen_the_batch_is_exact(tree, baseline):
     rollout = tree.rollout()
 
     def loss(rows):
-        config = LearnerConfig(baseline="moving-average")
+        config = LearnerConfig(baseline=baseline)
         advantages, _ = estimate_advantages(rollout[rows], config, constant=3.0)
         return policy_gradient_loss(tree.logprobs()[rows], advantages, tree.mask[rows])
 

@@ -234,6 +234,35 @@ def test_the_moving_average_is_of_the_batches_before(make_rollout, make_policy):
     assert learner.average.value == pytest.approx(returns.mean().item())
 
 
+def test_the_optimal_constant_weighs_scores_by_the_squared_gradients_of_episodes_before():
+    """Two arms with pi = (1/4, 3/4): |grad log pi|^2 is 2 (3/4)^2 for the rare and 2 (1/4)^2."""
+    policy = Arms(torch.tensor([0.25, 0.75]).log())
+    arms = torch.tensor([[0], [1], [1], [1]])
+    rollout = policy.rollout(arms, rewards=torch.tensor([[8.0], [0.0], [0.0], [0.0]]))
+    learner = Learner(policy, LearnerConfig(baseline="optimal"))
+    assert learner.average.value == 0
+    learner.update(rollout)
+    assert learner.average.value == pytest.approx(8 * 9 / (9 + 3 * 1))
+
+
+class Arms(torch.nn.Module):
+    """A softmax over arms, pulled once an episode."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = torch.nn.Parameter(logits)
+
+    def evaluate(self, rollout):
+        logprobs = self.logits.log_softmax(0)
+        entropy = -(logprobs.exp() * logprobs).sum()
+        return Evaluation(logprobs[rollout.actions], entropy.expand(rollout.actions.shape))
+
+    def rollout(self, arms, rewards):
+        zeros, ones = torch.zeros_like(rewards), torch.ones_like(rewards)
+        logprobs = self.logits.detach().log_softmax(0)[arms]
+        return Rollout(arms, arms, logprobs, zeros, zeros, rewards, ones, ones)
+
+
 # Metrics
 
 

@@ -23,6 +23,7 @@ CONFIGS = {
     "whitened advantages": LearnerConfig(whiten_advantages=True),
     "batch mean": LearnerConfig(baseline="batch-mean"),
     "moving average": LearnerConfig(baseline="moving-average"),
+    "optimal constant": LearnerConfig(baseline="optimal"),
     "stopped early": algorithm("ppo", minibatches=1, epochs=5, target_kl=1e-3),
 }
 ROWS, COLUMNS, MINE = 6, 4, [slice(0, 2), slice(2, 6)]
