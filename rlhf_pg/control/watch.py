@@ -40,13 +40,13 @@ def watch(config: WatchConfig) -> Path:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ValueError("pictures need Pillow: pip install pillow") from error
+        raise ValueError("pictures need Pillow: pip install 'rlhf-pg[render]'") from error
     try:
         frames, scores, fps = _play(config, about)
     except gymnasium.error.DependencyNotInstalled as error:
         raise ValueError(
             f"{about['env']} cannot be drawn: {error}; "
-            "for the classic ones, pip install 'gymnasium[classic-control]'"
+            "for the classic ones, pip install 'rlhf-pg[render]'"
         ) from error
     path = Path(config.output) if config.output else Path(config.run) / "watch.gif"
     # Most viewers play no more than 25 pictures a second.

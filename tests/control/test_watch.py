@@ -28,7 +28,7 @@ def test_an_animated_picture_of_the_agent(tmp_path):
 def test_without_what_draws_the_remedy_is_said(tmp_path):
     run = trained(tmp_path / "run", "CartPole-v1")
     if importlib.util.find_spec("pygame") is None:
-        with pytest.raises(ValueError, match="pip install 'gymnasium"):
+        with pytest.raises(ValueError, match="rlhf-pg\\[render"):
             watch(WatchConfig(run))
     else:
         assert watch(WatchConfig(run, max_frames=5)).stat().st_size > 0
