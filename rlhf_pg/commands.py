@@ -1,14 +1,17 @@
 """The commands that need both a language model and a reward, which know nothing of each other."""
 
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.table import Table
 from rich.text import Text
 
 from reward_models.loading import load_reward
-from reward_models.preference import PreferenceConfig
+from reward_models.pairs import split
+from reward_models.preference import PreferenceConfig, learning_curve
 from reward_models.preference import train as fit
 from reward_models.reward_model import RewardModel
 from rlhf_pg import demo as story
@@ -20,7 +23,7 @@ from rlhf_pg.language.prompts import check_prompt_lengths
 from rlhf_pg.language.sampling import sample as draw
 from rlhf_pg.language.settings import TrainConfig
 from rlhf_pg.progress import Progress, console
-from rlhf_pg.runs import Run
+from rlhf_pg.runs import Run, saved_text
 
 GOLD = "film-notes-gold"
 
@@ -35,6 +38,8 @@ class RewardConfig:
     """Held-out pairs; without it, a share of the data (film-notes has its own)."""
     model: str = "runs/base"
     """The language model to begin with: a run, a folder, or a hub name."""
+    curve: list[int] | None = None
+    """Train fresh models on so many pairs, too, and report how accuracy grows: '[500, 1000]'."""
     output: str | None = None
     """Run folder; None takes runs/reward, or the next free number."""
     learner: PreferenceConfig = field(default_factory=PreferenceConfig)
@@ -45,12 +50,12 @@ def reward(config: RewardConfig) -> Run:
     """Train a reward model, write the run folder, and report how often it is right."""
     base, tokenizer = models.load(config.model)  # and a clear error where it is no model
     models.suit_threads(base)
-    pairs = _pairs(data.read(config.data, "preferences", tokenizer=tokenizer))
-    test = config.test or (data.FILM_NOTES if config.data == data.FILM_NOTES else None)
-    held_out = _pairs(data.read(test, "preferences", "test", tokenizer)) if test else None
-    if held_out is None and not int(len(pairs) * config.learner.held_out):
-        raise ValueError(f"{len(pairs)} pairs are too few to hold some out; give --test too")
-    model = RewardModel.from_base(models.model_folder(config.model), seed=config.learner.seed)
+    pairs, held_out = _read_pairs(config, tokenizer)
+    for size in config.curve or []:
+        if not 1 <= size <= len(pairs):
+            raise ValueError(f"curve: there are {len(pairs)} pairs to train on, not {size}")
+    folder = models.model_folder(config.model)
+    model = RewardModel.from_base(folder, seed=config.learner.seed)
     run = Run.create(config.output, "reward", config)
     console.print(f"{len(pairs):,} pairs → {run.path}", markup=False)
     report = fit_with_progress(model, pairs, held_out, config.learner, run)
@@ -60,13 +65,41 @@ def reward(config: RewardConfig) -> Run:
         f"scores have mean 0, std 1 on their completions; model in {run.path / 'reward_model'}",
         markup=False,
     )
+    _show_calibration(report)
+    if config.curve:
+        fresh = RewardModel.from_base(folder, seed=config.learner.seed)
+        curve = learning_curve(fresh, pairs, held_out, config.curve, config.learner)
+        saved_text(run.path / "learning_curve.json", json.dumps(curve, indent=1) + "\n")
+        for point in curve:
+            console.print(f"{point['pairs']:>7,} pairs  held-out accuracy {point['accuracy']:.3f}")
     return run
+
+
+def _read_pairs(config: RewardConfig, tokenizer: Any) -> tuple[list[Any], list[Any]]:
+    """Pairs to train on and pairs held out."""
+    pairs = _pairs(data.read(config.data, "preferences", tokenizer=tokenizer))
+    test = config.test or (data.FILM_NOTES if config.data == data.FILM_NOTES else None)
+    if test:
+        return pairs, _pairs(data.read(test, "preferences", "test", tokenizer))
+    if not int(len(pairs) * config.learner.held_out):
+        raise ValueError(f"{len(pairs)} pairs are too few to hold some out; give --test too")
+    return split(pairs, config.learner.held_out, config.learner.seed)
+
+
+def _show_calibration(report: dict[str, Any]) -> None:
+    """How often pairs called so sure are right, beside how sure they were called."""
+    table = Table("called sure by", "pairs", "mean certainty", "right", title="Calibration")
+    for row in report["calibration"]:
+        numbers = str(row["pairs"]), f"{row['confidence']:.3f}", f"{row['accuracy']:.3f}"
+        table.add_row(f"{row['low']:.1f} to {row['high']:.1f}", *numbers)
+    console.print(table)
+    console.print(f"expected calibration error {report['ece']:.3f}")
 
 
 def fit_with_progress(
     model: RewardModel,
     pairs: list[dict[str, Any]],
-    held_out: list[dict[str, Any]] | None,
+    held_out: list[dict[str, Any]],
     config: PreferenceConfig,
     run: Run,
 ) -> dict[str, Any]:
@@ -80,7 +113,8 @@ def fit_with_progress(
             run.log(step, {"loss": numbers["loss"], "batch_accuracy": numbers["accuracy"]})
 
         report = fit(model, pairs, held_out, config, progress=show)
-    run.log(steps, {name: report[name] for name in ("accuracy", "held_out_loss") if name in report})
+    names = {"accuracy": "accuracy", "held_out_loss": "loss"}
+    run.log(steps, {name: report[key] for name, key in names.items() if key in report})
     return report
 
 

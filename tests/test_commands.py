@@ -75,6 +75,24 @@ def test_a_reward_is_known_by_its_run_alone_and_in_a_sum(here):
     assert total[0] == pytest.approx(parts["judge"][0] + 0.1 * parts["length"][0])
 
 
+def test_a_reward_reports_its_calibration_and_how_accuracy_grows_with_pairs(here, shown):
+    learner = "--learner.epochs 3 --learner.lr 0.01 --output judge"
+    words = f"reward --model base --data pairs.jsonl --curve [8,300] {learner}"
+    assert main(words.split()) == 0
+    curve = json.loads((here / "judge/learning_curve.json").read_text())
+    assert [point["pairs"] for point in curve] == [8, 300]
+    assert curve[1]["accuracy"] >= max(curve[0]["accuracy"], 0.9)
+    said = shown.getvalue()
+    assert "Calibration" in said and "300 pairs  held-out accuracy" in said
+    report = json.loads((here / "judge/reward_model/reward_model.json").read_text())
+    assert sum(row["pairs"] for row in report["calibration"]) == report["held_out_pairs"]
+
+
+def test_a_curve_beyond_the_pairs_is_an_error(here, capsys):
+    assert main("reward --model base --data pairs.jsonl --curve [9999]".split()) == 2
+    assert "there are 360 pairs to train on, not 9999" in capsys.readouterr().err
+
+
 def test_a_composed_reward_is_logged_part_by_part(here):
     words = (
         "train --algorithm reinforce --model base --data prompts.jsonl --rows 8 --iterations 1 "
