@@ -86,6 +86,7 @@ def test_a_reward_reports_its_calibration_and_how_accuracy_grows_with_pairs(here
     assert "Calibration" in said and "300 pairs  held-out accuracy" in said
     report = json.loads((here / "judge/reward_model/reward_model.json").read_text())
     assert sum(row["pairs"] for row in report["calibration"]) == report["held_out_pairs"]
+    assert curve[0]["loss"] > 2 * report["loss"]  # each begins untrained, not where the run ended
 
 
 def test_a_curve_beyond_the_pairs_is_an_error(here, capsys):
