@@ -103,6 +103,43 @@ COMMANDS: dict[str, Command] = {
         positional="run",
         positional_help="Folder of a control run.",
     ),
+    "inspect": Command(
+        "a run as a page: its curves, and every token's advantage beside the true one",
+        "rlhf_pg.study.inspection:InspectConfig",
+        "rlhf_pg.study_commands:inspect",
+        positional="run",
+        positional_help="Folder of a run of `rlhf-pg train` or `rlhf-pg control`.",
+    ),
+    "doctor": Command(
+        "what is wrong with a model, its tokenizer, the data and the reward, before you train",
+        "rlhf_pg.study.doctor:DoctorConfig",
+        "rlhf_pg.study_commands:doctor",
+        positional="model",
+    ),
+    "study oracle": Command(
+        "exact answers for a task small enough to write down: J, its gradient, V, the optimum",
+        "rlhf_pg.study.oracle_command:OracleConfig",
+        "rlhf_pg.study_commands:oracle",
+    ),
+    "study estimators": Command(
+        "bias and variance of every gradient estimator at one policy, against the truth",
+        "rlhf_pg.study.estimators_command:EstimatorsConfig",
+        "rlhf_pg.study_commands:estimators",
+    ),
+    "study credit": Command(
+        "every token's advantage beside the true one, measured by continuing from each prefix",
+        "rlhf_pg.study.credit:CreditConfig",
+        "rlhf_pg.study_commands:credit",
+        positional="run",
+        positional_help="Folder of a run of `rlhf-pg train`.",
+    ),
+    "study bugs": Command(
+        "the museum of silent bugs: what each does to the gradient and to learning",
+        "rlhf_pg.study.bugs_command:BugsConfig",
+        "rlhf_pg.study.bugs_command:main",
+        positional="bug",
+        positional_help="The name of one, or all.",
+    ),
     "study examples": Command(
         "the theory in numbers small enough to follow by hand",
         "rlhf_pg.study.examples:ExamplesConfig",

@@ -4,8 +4,13 @@ runs/NAME/
   config.yaml     every option, resolved; `--config` on it repeats the run
   metrics.jsonl   one line per iteration, keys as in METRICS
   samples.jsonl   completions over time, only ever appended to
+  tokens.jsonl    the watched prompts' completions over time, token by token, keys as in EPISODE
   policy/         the trained model, there only when it is whole
   evaluation.json what `rlhf-pg evaluate` measured
+  credit.jsonl    the trained policy's completions with the true advantage of each token, likewise
+  credit.json     how well the critic's estimates agree with it (`rlhf-pg study credit`)
+  estimators.json bias and variance of gradient estimates (`rlhf-pg study estimators`)
+  report.html     all of it as a page (`rlhf-pg inspect`)
 """
 
 import json
@@ -70,6 +75,46 @@ METRICS: dict[str, str] = {
     "eval_score_std": "standard deviation of that over the episodes",
     "entropy_temperature": "weight of the entropy in the reward",
     "entropy_collapsed": "1 in the one line where the entropy fell too low too early",
+}
+
+# A line of tokens.jsonl and credit.jsonl: a completion, or an episode of an environment.
+EPISODE: dict[str, str] = {
+    "iteration": "rollouts learned from before it was drawn, plus one; null after training",
+    "prompt": "what was completed, or the environment and the seed it was reset with",
+    "completion": "the text, or the episode in words",
+    "score": "reward of the whole, before the KL penalty",
+    "gold": "gold score, where there is one",
+    "finished": "ended by EOS (or terminated), not by the length (or time) limit",
+    "gamma": "discount",
+    "lam": "GAE's lambda",
+    "kl_coef": "coefficient of the KL penalty at that time",
+    "kl_in": '"reward" where each token pays kl_coef * kl, "loss" where the loss does',
+    "baseline": "what the learner subtracts, as in LearnerConfig",
+    "clip": "PPO's clip range; null without",
+    "tokens": "its tokens or steps in order, keys as in TOKEN",
+}
+
+# Of a token, all in nats or units of reward. Null where it was not measured.
+TOKEN: dict[str, str] = {
+    "token": "its text, or the action's name",
+    "id": "its number in the vocabulary, or the action",
+    "logprob": "log pi(a_t|s_t) when it was drawn",
+    "ref_logprob": "the same of the reference",
+    "entropy": "of pi(.|s_t)",
+    "top": "the five likeliest alternatives, [text, probability]",
+    "kl": "k1 = logprob - ref_logprob",
+    "score": "what the reward function pays at this token, before the KL penalty",
+    "reward": "what the learner is paid: score - kl_coef * kl, or score where kl_in is loss",
+    "value": "the critic's V(s_t); 0 without a critic",
+    "next_value": "V(s_{t+1}); 0 after a terminal step",
+    "delta": "reward + gamma * next_value - value",
+    "advantage": "the learner's estimate of A(s_t, a_t), before whitening",
+    "ratio": "pi(a_t|s_t) after the update that followed / before it",
+    "clipped": "whether that ratio left the clip range in the direction that the advantage pushes",
+    "true_value": "V(s_t) of the same policy, by continuations from s_t or enumeration",
+    "true_value_se": "its standard error; 0 where exact",
+    "true_advantage": "reward + gamma * V(s_{t+1}) - V(s_t) by those true values",
+    "true_advantage_se": "its standard error; 0 where exact",
 }
 
 
