@@ -103,7 +103,8 @@ TOKEN: dict[str, str] = {
     "entropy": "of pi(.|s_t)",
     "top": "the five likeliest alternatives, [text, probability]",
     "kl": "k1 = logprob - ref_logprob",
-    "score": "what the reward function pays at this token, before the KL penalty",
+    "score": "what is paid here before the KL penalty: all of it (clipped, less the missing-EOS "
+    "penalty) at the last token of a completion",
     "reward": "what the learner is paid: score - kl_coef * kl, or score where kl_in is loss",
     "value": "the critic's V(s_t); 0 without a critic",
     "next_value": "V(s_{t+1}); 0 after a terminal step",
@@ -172,6 +173,10 @@ class Run:
     def samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows to samples.jsonl."""
         self._append("samples.jsonl", rows)
+
+    def tokens(self, episodes: Iterable[Mapping[str, Any]]) -> None:
+        """Append records of completions, token by token, to tokens.jsonl."""
+        self._append("tokens.jsonl", episodes)
 
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         with open(self.path / name, "a", encoding="utf-8") as file:

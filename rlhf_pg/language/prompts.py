@@ -25,6 +25,20 @@ def prompt_batches(
         yield {name: [values[i] for i in repeated] for name, values in rows.items()}
 
 
+def watched_prompts(rows: data.Rows, config: TrainConfig) -> data.Rows:
+    """The prompts looked at all through a run, spread over the data, K of each in a row."""
+    count = max(1, config.samples_kept // config.samples_per_prompt)
+    return spread(rows, count, config.samples_per_prompt)
+
+
+def spread(rows: data.Rows, count: int, samples_per_prompt: int = 1) -> data.Rows:
+    """`count` rows spread evenly over the data (all, where there are no more), K of each."""
+    every = len(rows["prompt"])
+    chosen = [i * every // min(count, every) for i in range(min(count, every))]
+    repeated = [i for i in chosen for _ in range(samples_per_prompt)]
+    return {name: [values[i] for i in repeated] for name, values in rows.items()}
+
+
 def check_prompt_lengths(
     model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int
 ) -> None:

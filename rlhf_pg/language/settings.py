@@ -64,9 +64,10 @@ class TrainConfig:
     """Compute in bfloat16, where the device has it; sampling then differs from scoring in the third
     digit (see first_ratio_drift)."""
     samples_every: int = 10
-    """Iterations between entries of samples.jsonl."""
+    """Iterations between entries of samples.jsonl and tokens.jsonl."""
     samples_kept: int = 4
-    """Completions in such an entry."""
+    """Completions in such an entry: of the rollout in samples.jsonl, of the same prompts all
+    through the run in tokens.jsonl."""
     device: Literal["auto", "cpu"] = "auto"
     """"auto" takes an accelerator where there is one; "cpu" does not."""
     seed: int = 0

@@ -20,19 +20,13 @@ from rlhf_pg.core import kl
 from rlhf_pg.core.learner import Learner
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.language import adapters, data, models, settings
+from rlhf_pg.language import tokens as token_records
 from rlhf_pg.language.actors import policy_and_reference
+from rlhf_pg.language.answers import Answers, Task
 from rlhf_pg.language.evaluation import sample_rows
 from rlhf_pg.language.policy import LanguagePolicy
-from rlhf_pg.language.prompts import check_prompt_lengths, prompt_batches
-from rlhf_pg.language.rollout import (
-    Reference,
-    Reward,
-    exact_kl,
-    language_rollout,
-    reference_logprobs,
-    score_completions,
-)
-from rlhf_pg.language.sampling import Completions, sample
+from rlhf_pg.language.prompts import check_prompt_lengths, prompt_batches, watched_prompts
+from rlhf_pg.language.rollout import Reference, Reward, exact_kl
 from rlhf_pg.language.settings import TrainConfig
 from rlhf_pg.progress import Progress, console
 from rlhf_pg.runs import Run, saved_whole
@@ -64,12 +58,16 @@ def train(config: TrainConfig, reward: Reward, gold: Reward | None = None) -> Ru
         console.print(f"{config.algorithm} toward {config.reward} → {run.path}", markup=False)
     with Progress(config.iterations, config.algorithm, shown=main) as progress:
         for iteration in range(1, config.iterations + 1):
+            shown_now = iteration == 1 or iteration % config.samples_every == 0
+            watched = loop.watch() if run and shown_now and config.samples_kept else None
             metrics, samples = loop.step()
             if not run:
                 continue
             line = run.log(iteration, metrics)
-            if iteration == 1 or iteration % config.samples_every == 0:
+            if shown_now:
                 run.samples({"iteration": iteration, **row} for row in samples)
+            if watched:
+                run.tokens(token_records.after_update(*watched, policy))
             shown = ("score", "gold", "kl", "entropy")
             progress.update(iteration, **{k: line[k] for k in shown if k in line})
     if run:
@@ -94,8 +92,8 @@ class Loop:
         gold: Reward | None,
         accelerator: Accelerator,
     ) -> None:
-        self.config, self.policy, self.reference = config, policy, reference
-        self.tokenizer, self.reward, self.gold = tokenizer, reward, gold
+        self.config, self.policy = config, policy
+        self.task = Task(config, tokenizer, reference, reward, gold)
         self.accelerator = accelerator
         rank = accelerator.process_index
         seed = config.seed + rank * 1_000_003  # no two processes, nor seeds, share a stream
@@ -108,65 +106,67 @@ class Loop:
         )
         self.generator = torch.Generator().manual_seed(seed)
         self.batches = prompt_batches(rows, config, rank, accelerator.num_processes)
+        self.watched = watched_prompts(rows, config)
 
     def step(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """One iteration: metrics over all processes, and a few of its completions."""
         began = time.perf_counter()
         config = self.config
-        columns = next(self.batches)
-        prompts = columns.pop("prompt")
-        done = sample(self.policy, self.tokenizer, prompts, config.max_new_tokens, self.generator)
-        scores, parts = score_completions(self.reward, done, columns)
-        ref_logprobs = reference_logprobs(self.reference, done)
-        paid = self.penalised(scores, done)
-        rollout = language_rollout(
-            done,
-            paid,
-            ref_logprobs,
-            self.kl.coef,
-            config.learner.kl_in,
-            config.bootstrap_truncated,
-            config.samples_per_prompt,
-        )
-        measured = {"score": scores, "paid": paid, **_parts(parts)}
-        if self.gold is not None:
-            measured["gold"] = score_completions(self.gold, done, columns)[0]
-        small = self.policy.model.config.get_text_config().vocab_size <= EXACT_KL_VOCABULARY
-        if small and self.learner.updates % config.samples_every == 0:
-            measured["kl_exact"] = exact_kl(self.policy, self.reference, done)
-        averages = self.average(self.measure(done, measured, ref_logprobs))
+        answers = self.task.answer(self.policy, next(self.batches), self.generator, self.kl.coef)
+        averages = self.average(self.measure(answers))
         metrics = {name: x for name, x in averages.items() if not math.isnan(x)}  # see _parts
         metrics |= {
             "kl_coef": self.kl.coef,
             "objective": metrics.pop("paid") - self.kl.coef * metrics["kl"],
         }
-        metrics |= self.learner.update(rollout)
+        metrics |= self.learner.update(answers.rollout)
         self.kl.update(metrics["kl"], config.rows)
         tokens = metrics["length"] * config.rows
         metrics["tokens_per_second"] = tokens / (time.perf_counter() - began)
-        drift = zero_padding(done.logprobs - ref_logprobs, done.mask).sum(1)
-        shown = {name: x for name, x in measured.items() if name in ("score", "gold")}
-        return metrics, sample_rows(done, shown, drift)[: config.samples_kept]
+        shown = {"score": answers.scores}
+        if answers.gold is not None:
+            shown["gold"] = answers.gold
+        rows = sample_rows(answers.done, shown, answers.drift.sum(1))
+        return metrics, rows[: config.samples_kept]
 
-    def penalised(self, scores: Tensor, done: Completions) -> Tensor:
-        """Scores as the policy is paid them: clipped, less the price of a missing EOS."""
-        limit = self.config.score_clip
-        if limit is not None:
-            scores = scores.clamp(-limit, limit)
-        return scores - self.config.missing_eos_penalty * (~done.finished).to(scores.dtype)
+    def watch(self) -> tuple[list[dict[str, Any]], Answers]:
+        """Records of the watched prompts' completions, by the same random numbers each time.
 
-    def measure(
-        self, done: Completions, measured: dict[str, Tensor], ref_logprobs: Tensor
-    ) -> dict[str, float]:
+        Nothing that the run remembers changes, nor the running moments of a reward that has some.
+        """
+        generator = torch.Generator().manual_seed(self.config.seed)
+        reward: Any = self.task.reward
+        moments = reward.state_dict() if hasattr(reward, "state_dict") else None
+        answers = self.task.answer(self.policy, self.watched, generator, self.kl.coef)
+        if moments is not None:
+            reward.load_state_dict(moments)
+        records = token_records.episodes(
+            self.policy,
+            self.task.tokenizer,
+            answers,
+            self.config.learner,
+            self.learner.average.value,
+            self.learner.updates + 1,
+        )
+        return records, answers
+
+    def measure(self, answers: Answers) -> dict[str, float]:
         """Means over this process's completions."""
-        per_row = {
-            "kl": zero_padding(kl.k1(done.logprobs, ref_logprobs), done.mask).sum(1),
-            "kl_k3": zero_padding(kl.k3(done.logprobs, ref_logprobs), done.mask).sum(1),
+        done = answers.done
+        measured = {"score": answers.scores, "paid": answers.paid, **_parts(answers.parts)}
+        if answers.gold is not None:
+            measured["gold"] = answers.gold
+        small = self.policy.model.config.get_text_config().vocab_size <= EXACT_KL_VOCABULARY
+        if small and self.learner.updates % self.config.samples_every == 0:
+            measured["kl_exact"] = exact_kl(self.policy, self.task.reference, done)
+        measured |= {
+            "kl": answers.drift.sum(1),
+            "kl_k3": zero_padding(kl.k3(done.logprobs, answers.ref_logprobs), done.mask).sum(1),
             "length": done.mask.sum(1).float(),
             "eos_rate": done.finished.float(),
         }
-        means = {name: float(x.mean()) for name, x in {**measured, **per_row}.items()}
-        return means | {"score_std": float(measured["score"].std(correction=0))}
+        means = {name: float(x.mean()) for name, x in measured.items()}
+        return means | {"score_std": float(answers.scores.std(correction=0))}
 
     def average(self, metrics: dict[str, float]) -> dict[str, float]:
         """The mean over processes, which all have as many rows."""

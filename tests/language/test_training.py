@@ -129,11 +129,9 @@ def test_a_cut_completion_pays_and_a_finished_one_does_not(tokenizer):
     config.score_clip, config.missing_eos_penalty = 1.0, 0.25
     loop = loop_of(config, tokenizer, likes_good)
 
-    class Done:
-        finished = torch.tensor([True, False, True, False])
-
+    finished = torch.tensor([True, False, True, False])
     scores = torch.tensor([0.5, 0.5, 7.0, -7.0])
-    assert loop.penalised(scores, Done).tolist() == [0.5, 0.25, 1.0, -1.25]
+    assert loop.task.paid(scores, finished).tolist() == [0.5, 0.25, 1.0, -1.25]
 
 
 def test_the_policy_is_paid_after_clip_and_penalty(tokenizer):

@@ -1,0 +1,126 @@
+"""Completions token by token, as tokens.jsonl keeps them (runs.EPISODE and runs.TOKEN)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_pg.core.advantages import estimate_advantages
+from rlhf_pg.core.algorithms import LearnerConfig
+from rlhf_pg.core.returns import td_errors
+from rlhf_pg.language.answers import Answers
+from rlhf_pg.language.policy import LanguagePolicy
+
+TOP = 5  # alternatives that a record names
+DIGITS = 7  # of a record's numbers after the point: what float32 holds
+
+
+@torch.no_grad()
+def episodes(
+    policy: LanguagePolicy,
+    tokenizer: Any,
+    answers: Answers,
+    learner: LearnerConfig,
+    constant: float = 0.0,
+    iteration: int | None = None,
+) -> list[dict[str, Any]]:
+    """One record of each completion, by the policy that drew them.
+
+    Advantages are `learner`'s, before whitening; `constant` is what its moving average subtracts.
+    """
+    rollout, done = answers.rollout, answers.done
+    plain = LearnerConfig(
+        baseline=learner.baseline, gamma=learner.gamma, lam=learner.lam, n_steps=learner.n_steps
+    )
+    advantages, _ = estimate_advantages(rollout, plain, constant)
+    logprobs = policy.distributions(rollout)
+    top = logprobs.exp().topk(min(TOP, logprobs.shape[-1]), dim=-1)
+    columns = {
+        "logprob": done.logprobs,
+        "ref_logprob": answers.ref_logprobs,
+        "entropy": policy.evaluate(rollout).entropies,
+        "kl": answers.drift,
+        "score": answers.paid[:, None] * rollout.ends,
+        "reward": rollout.rewards,
+        "value": rollout.values,
+        "next_value": rollout.next_values,
+        "delta": td_errors(rollout.rewards, rollout.values, rollout.next_values, learner.gamma),
+        "advantage": advantages,
+    }
+    about = {
+        "gamma": learner.gamma,
+        "lam": learner.lam,
+        "kl_coef": answers.kl_coef,
+        "kl_in": learner.kl_in,
+        "baseline": learner.baseline,
+        "clip": learner.clip,
+    }
+    return [
+        {
+            "iteration": iteration,
+            "prompt": done.prompts[i],
+            "completion": done.texts[i],
+            "score": round(float(answers.scores[i]), DIGITS),
+            "gold": None if answers.gold is None else round(float(answers.gold[i]), DIGITS),
+            "finished": bool(done.finished[i]),
+            **about,
+            "tokens": [
+                {
+                    "token": piece,
+                    "id": int(done.ids[i, t]),
+                    **{name: round(float(x[i, t]), DIGITS) for name, x in columns.items()},
+                    "top": _alternatives(tokenizer, top.indices[i, t], top.values[i, t]),
+                }
+                for t, piece in enumerate(pieces(tokenizer, answers, i))
+            ],
+        }
+        for i in range(len(done.texts))
+    ]
+
+
+@torch.no_grad()
+def after_update(
+    records: list[dict[str, Any]], answers: Answers, policy: LanguagePolicy
+) -> list[dict[str, Any]]:
+    """The records with the ratio of every token by the policy as it now is, and the clip's verdict.
+
+    A token is clipped where the ratio has left 1 +- clip in the direction its advantage pushes: it
+    gives no more gradient.
+    """
+    ratios = (policy.evaluate(answers.rollout).logprobs - answers.done.logprobs).exp()
+    for record, row in zip(records, ratios, strict=True):
+        clip = record["clip"]
+        for token, ratio in zip(record["tokens"], row.tolist(), strict=False):
+            token["ratio"] = round(ratio, DIGITS)
+            if clip is not None:
+                pushed = ratio - 1 if token["advantage"] > 0 else 1 - ratio
+                token["clipped"] = pushed > clip and token["advantage"] != 0
+    return records
+
+
+def pieces(tokenizer: Any, answers: Answers, row: int) -> list[str]:
+    """What each token of a completion adds to the text; a special token by its name.
+
+    A token's text depends on those before it in some tokenizers (the space it begins with), so
+    each is what the text has more than without it.
+    """
+    done = answers.done
+    before = done.prompt_ids[row][done.prompt_mask[row].bool()].tolist()
+    special, said, text = set(tokenizer.all_special_ids), [], tokenizer.decode(before)
+    for token in done.ids[row][done.mask[row].bool()].tolist():
+        if token in special:
+            said.append(tokenizer.decode([token]))
+            continue
+        before.append(token)
+        longer = tokenizer.decode(before)
+        grown = longer.startswith(text) and len(longer) > len(text)
+        said.append(longer[len(text) :] if grown else tokenizer.decode([token]))
+        text = longer
+    return said
+
+
+def _alternatives(tokenizer: Any, ids: Tensor, probs: Tensor) -> list[list[Any]]:
+    return [
+        [tokenizer.decode([token]), round(chance, 5)]
+        for token, chance in zip(ids.tolist(), probs.tolist(), strict=True)
+    ]
