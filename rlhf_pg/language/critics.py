@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 SIDECAR = "reward_model.json"  # what a trained reward model keeps beside its weights
 
@@ -52,6 +52,19 @@ def zero_head(model: Any) -> nn.Linear:
 def critic_like(model: Any) -> SeparateCritic:
     """A critic whose trunk begins as a copy of the language model's, and whose head at zero."""
     return SeparateCritic(copy.deepcopy(model.base_model), zero_head(model))
+
+
+def load_critic(folder: Path) -> SeparateCritic:
+    """The critic that `SeparateCritic.save` wrote; ValueError where the folder holds none."""
+    path = folder / "value_head.safetensors"
+    if not path.is_file():
+        raise ValueError(f"no critic in {folder}: value_head.safetensors is missing")
+    trunk = AutoModel.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+    )
+    head = zero_head(trunk)
+    head.load_state_dict(load_file(path))
+    return SeparateCritic(trunk, head)
 
 
 def critic_from(name: str, tokenizer: Any) -> SeparateCritic:

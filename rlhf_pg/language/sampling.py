@@ -26,7 +26,17 @@ class Completions:
     texts: list[str]  # with the space that joins them to their prompt; no special tokens
 
 
-@torch.no_grad()
+@dataclass
+class Drawn:
+    """The tokens of B completions of at most T, padded on the right."""
+
+    ids: Tensor  # (B, T) EOS included
+    mask: Tensor  # (B, T)
+    logprobs: Tensor  # (B, T)
+    values: Tensor  # (B, T + 1)
+    finished: Tensor  # (B,)
+
+
 def sample(
     policy: LanguagePolicy,
     tokenizer: Any,
@@ -41,9 +51,35 @@ def sample(
     """
     device = next(policy.parameters()).device
     encoded = models.encode(tokenizer, prompts)
-    prompt_ids, prompt_mask = pad_left(encoded, tokenizer.pad_token_id, device)
-    rows, eos, pad = len(prompts), tokenizer.eos_token_id, tokenizer.pad_token_id
+    ids, mask = pad_left(encoded, tokenizer.pad_token_id, device)
+    drawn = draw(policy, tokenizer, ids, mask, max_new_tokens, generator, greedy)
+    return completions(tokenizer, prompts, ids, mask, drawn)
 
+
+def completions(
+    tokenizer: Any, prompts: list[str], prompt_ids: Tensor, prompt_mask: Tensor, drawn: Drawn
+) -> Completions:
+    """Drawn tokens with the prompts they complete, and their texts."""
+    texts = completion_texts(tokenizer, prompt_ids, prompt_mask, drawn.ids, drawn.mask)
+    return Completions(
+        prompt_ids, prompt_mask, drawn.ids, drawn.mask, drawn.logprobs,
+        drawn.values, drawn.finished, prompts, texts,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def draw(
+    policy: LanguagePolicy,
+    tokenizer: Any,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    max_new_tokens: int,
+    generator: torch.Generator,
+    greedy: bool = False,
+) -> Drawn:
+    """At most `max_new_tokens` tokens after each row of ids (B, P), padded on the left."""
+    device, rows = prompt_ids.device, len(prompt_ids)
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     ids = torch.full((rows, max_new_tokens), pad, device=device)
     logprobs = torch.zeros(rows, max_new_tokens, device=device)
     values = torch.zeros(rows, max_new_tokens + 1, device=device)
@@ -55,7 +91,7 @@ def sample(
     for t in range(max_new_tokens):
         logp, value, cache = policy(fed, seen, keep=1, cache=cache)
         logp, values[live, t] = logp[:, -1], value[:, -1]
-        token = logp.argmax(-1, keepdim=True) if greedy else _draw(logp, generator)
+        token = logp.argmax(-1, keepdim=True) if greedy else _choose(logp, generator)
         ids[live, t] = token.squeeze(1)
         logprobs[live, t] = logp.gather(1, token).squeeze(1)
         ended = live[(token.squeeze(1) == eos) & ~finished[live]]
@@ -79,11 +115,8 @@ def sample(
     if policy.own_critic is not None:
         whole = torch.cat([prompt_ids, ids], dim=1)
         values = policy.state_values(whole, torch.cat([prompt_mask, mask.long()], 1), steps + 1)
-    texts = completion_texts(tokenizer, prompt_ids, prompt_mask, ids, mask)
-    return Completions(
-        prompt_ids, prompt_mask, ids, mask, torch.where(mask, logprobs[:, :steps], 0.0),
-        values[:, : steps + 1], finished, prompts, texts,
-    )  # fmt: skip
+    logprobs = torch.where(mask, logprobs[:, :steps], 0.0)
+    return Drawn(ids, mask, logprobs, values[:, : steps + 1], finished)
 
 
 def pad_left(rows: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -94,7 +127,7 @@ def pad_left(rows: list[list[int]], pad: int, device: torch.device) -> tuple[Ten
     return ids, (torch.arange(width, device=device) >= width - lengths[:, None]).long()
 
 
-def _draw(logprobs: Tensor, generator: torch.Generator) -> Tensor:
+def _choose(logprobs: Tensor, generator: torch.Generator) -> Tensor:
     """One token per row (B, 1), drawn on the generator's device so that runs repeat anywhere."""
     probs = logprobs.exp().to(generator.device)
     return torch.multinomial(probs, 1, generator=generator).to(logprobs.device)

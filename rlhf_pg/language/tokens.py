@@ -60,15 +60,15 @@ def episodes(
             "iteration": iteration,
             "prompt": done.prompts[i],
             "completion": done.texts[i],
-            "score": round(float(answers.scores[i]), DIGITS),
-            "gold": None if answers.gold is None else round(float(answers.gold[i]), DIGITS),
+            "score": _round(answers.scores[i]),
+            "gold": None if answers.gold is None else _round(answers.gold[i]),
             "finished": bool(done.finished[i]),
             **about,
             "tokens": [
                 {
                     "token": piece,
                     "id": int(done.ids[i, t]),
-                    **{name: round(float(x[i, t]), DIGITS) for name, x in columns.items()},
+                    **{name: _round(x[i, t]) for name, x in columns.items()},
                     "top": _alternatives(tokenizer, top.indices[i, t], top.values[i, t]),
                 }
                 for t, piece in enumerate(pieces(tokenizer, answers, i))
@@ -117,6 +117,10 @@ def pieces(tokenizer: Any, answers: Answers, row: int) -> list[str]:
         said.append(longer[len(text) :] if grown else tokenizer.decode([token]))
         text = longer
     return said
+
+
+def _round(x: Tensor) -> float:
+    return round(float(x), DIGITS) + 0.0  # no minus zero
 
 
 def _alternatives(tokenizer: Any, ids: Tensor, probs: Tensor) -> list[list[Any]]:
