@@ -34,30 +34,30 @@ def small_task(seed: int = 0, max_new_tokens: int = 4) -> SmallTask:
     19,608.
     """
     tokenizer = models.train_tokenizer([WORDS], "word")
-    return SmallTask(
-        policy=LanguagePolicy(random_llama(tokenizer, seed, drift=0.15)),
-        reference=LanguagePolicy(random_llama(tokenizer, seed), critic="none"),
-        tokenizer=tokenizer,
-        prompt="film",
-        reward=opinion,
-        max_new_tokens=max_new_tokens,
-    )
+    with torch.random.fork_rng(devices=[]):
+        return SmallTask(
+            policy=LanguagePolicy(random_llama(tokenizer, seed, drift=0.15)),
+            reference=LanguagePolicy(random_llama(tokenizer, seed), critic="none"),
+            tokenizer=tokenizer,
+            prompt="film",
+            reward=opinion,
+            max_new_tokens=max_new_tokens,
+        )
 
 
 def random_llama(tokenizer: Any, seed: int, spread: float = 0.3, drift: float = 0.0) -> Any:
     """A tiny Llama with normal weights of deviation `spread`, and more noise of deviation `drift`.
 
-    The usual 0.02 would make it all but uniform.
+    The usual 0.02 would make it all but uniform. Draws from torch's global generator, seeded here.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = models.tiny_model(tokenizer, width=16, layers=1, heads=2, context=32)
-        matrices = [p for p in model.parameters() if p.ndim > 1]
-        with torch.no_grad():
-            for p in matrices:
-                p.normal_(std=spread)
-            for p in matrices:
-                p.add_(drift * torch.randn_like(p))
+    torch.manual_seed(seed)
+    model = models.tiny_model(tokenizer, width=16, layers=1, heads=2, context=32)
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    with torch.no_grad():
+        for p in matrices:
+            p.normal_(std=spread)
+        for p in matrices:
+            p.add_(drift * torch.randn_like(p))
     return model
 
 
