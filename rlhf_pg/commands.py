@@ -22,10 +22,9 @@ from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.prompts import check_prompt_lengths
 from rlhf_pg.language.sampling import sample as draw
 from rlhf_pg.language.settings import TrainConfig
+from rlhf_pg.language.trained import FILM_NOTES_GOLD as GOLD
 from rlhf_pg.progress import Progress, console
 from rlhf_pg.runs import Run, saved_text
-
-GOLD = "film-notes-gold"
 
 
 @dataclass

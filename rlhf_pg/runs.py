@@ -98,13 +98,14 @@ EPISODE: dict[str, str] = {
 TOKEN: dict[str, str] = {
     "token": "its text, or the action's name",
     "id": "its number in the vocabulary, or the action",
+    "state": "of an environment: the observation before the step",
     "logprob": "log pi(a_t|s_t) when it was drawn",
     "ref_logprob": "the same of the reference",
     "entropy": "of pi(.|s_t)",
     "top": "the five likeliest alternatives, [text, probability]",
     "kl": "k1 = logprob - ref_logprob",
-    "score": "what is paid here before the KL penalty: all of it (clipped, less the missing-EOS "
-    "penalty) at the last token of a completion",
+    "score": "what is paid here before the KL penalty: for text, all of it at the last token, "
+    "clipped and less the missing-EOS penalty",
     "reward": "what the learner is paid: score - kl_coef * kl, or score where kl_in is loss",
     "value": "the critic's V(s_t); 0 without a critic",
     "next_value": "V(s_{t+1}); 0 after a terminal step",

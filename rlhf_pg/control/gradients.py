@@ -1,50 +1,38 @@
-"""How noisy an algorithm's gradient is: many estimates of it at one and the same policy."""
+"""How noisy an algorithm's gradient is, by the parameters of an actor."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from rlhf_pg.control.policies import ActorCritic
-from rlhf_pg.core.learner import LearnerConfig, Rollout, estimate_advantages
-from rlhf_pg.core.losses import policy_gradient_loss
+from rlhf_pg.core import gradients
+from rlhf_pg.core.gradients import GradientNoise
+from rlhf_pg.core.learner import LearnerConfig, Rollout
 
 
-@dataclass
-class GradientNoise:
-    """Estimates g of the policy gradient over its parameters, all from the same policy."""
-
-    mean: Tensor  # (parameters,)
-    variance: float  # E|g - E g|^2: the trace of the covariance
-    signal: float  # |E g|^2, what the finite number of estimates adds taken off
-
-    @property
-    def ratio(self) -> float:
-        """Variance per squared length of the gradient; free of the advantages' scale."""
-        return self.variance / self.signal if self.signal > 0 else float("inf")
+def acting_parameters(policy: ActorCritic) -> list[torch.nn.Parameter]:
+    """Those that the probabilities of actions depend on; a critic of its own is left out."""
+    parts = (policy.trunk, policy.actor, policy.distribution)
+    return [p for part in parts if part is not None for p in part.parameters()]
 
 
 def policy_gradient(policy: ActorCritic, rollout: Rollout, config: LearnerConfig) -> Tensor:
-    """One estimate of -grad J by the actor's parameters, (parameters,), summed over an episode.
+    """One estimate of grad J by the actor's parameters, (parameters,), summed over an episode.
 
     The advantages are those of `config`; the loss is the plain policy gradient's, which is also
     PPO's at its first step.
     """
-    advantages, _ = estimate_advantages(rollout, config)
-    logprobs = policy.evaluate(rollout).logprobs
-    loss = policy_gradient_loss(logprobs, advantages, rollout.mask, "episode")
-    parts = (policy.trunk, policy.actor, policy.distribution)
-    acting = [p for part in parts if part is not None for p in part.parameters()]
-    return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, acting)])
+    return gradients.policy_gradient(policy, rollout, _plain(config), acting_parameters(policy))
 
 
 def gradient_noise(
     policy: ActorCritic, rollouts: Sequence[Rollout], config: LearnerConfig
 ) -> GradientNoise:
     """Mean and variance of the estimates from rollouts (at least two) of equal size."""
-    estimates = torch.stack([policy_gradient(policy, rollout, config) for rollout in rollouts])
-    mean = estimates.mean(0)
-    variance = float(estimates.var(0).sum())  # n - 1: unbiased
-    signal = float((mean**2).sum()) - variance / len(rollouts)
-    return GradientNoise(mean, variance, signal)
+    return gradients.gradient_noise(policy, rollouts, _plain(config), acting_parameters(policy))
+
+
+def _plain(config: LearnerConfig) -> LearnerConfig:
+    return replace(config, clip=None, reduction="episode")

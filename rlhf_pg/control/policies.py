@@ -124,6 +124,11 @@ class ActorCritic(nn.Module):
         values = None if self.critic is None else self.critic(features).squeeze(-1)
         return Evaluation(logprobs, entropies, values)
 
+    def outputs(self, observations: Tensor) -> Tensor:
+        """What the distribution is made of, logits for instance: (..., distribution.size)."""
+        outputs: Tensor = self.actor(self._features(observations))
+        return outputs
+
     def values(self, observations: Tensor) -> Tensor:
         """V of states (..., size); 0 without a critic."""
         if self.critic is None:

@@ -14,6 +14,8 @@ from rlhf_pg.language.rollout import Reward
 from rlhf_pg.language.settings import TrainConfig
 from rlhf_pg.runs import options_of, read_jsonl
 
+FILM_NOTES_GOLD = "film-notes-gold"  # the spelling of their gold score, as a reward
+
 
 @dataclass
 class Trained:
@@ -26,14 +28,11 @@ class Trained:
     kl_coef: float  # where an adaptive one ended
 
 
-def open_trained(
-    name: str, load_reward: Callable[[str], Reward], gold: str | None = None, **overrides: Any
-) -> Trained:
+def open_trained(name: str, load_reward: Callable[[str], Reward], **overrides: Any) -> Trained:
     """The run at `name`, a model inside one, or any model where the reward is given, too.
 
-    `overrides` replace options of the run that are not None (reward, reference, data, ...); `gold`
-    is a second reward's spelling. Raises ValueError where there is no model, no reward, or options
-    that this version does not know.
+    `overrides`, where not None, replace options of the run (reward, reference, data, ...). Raises
+    ValueError where there is no model, no reward, or options that this version does not know.
     """
     asked = {key: value for key, value in overrides.items() if value is not None}
     path = run_of(name)
@@ -47,6 +46,7 @@ def open_trained(
     policy = with_critic(model, Path(models.model_folder(name)), config)
     origin = models.load(config.reference or config.model)[0]
     reference = LanguagePolicy(origin, config.temperature, "none").requires_grad_(False)
+    gold = config.gold or (FILM_NOTES_GOLD if config.data == data.FILM_NOTES else None)
     rewards = load_reward(config.reward), load_reward(gold) if gold else None
     task = Task(config, tokenizer, reference, *rewards)
     rows = data.read(config.data, "prompts", tokenizer=tokenizer)
