@@ -62,7 +62,7 @@ def episodes(path: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:
 def _record(
     config: ControlConfig, policy: ActorCritic, rollout: Rollout, row: int, seed: int
 ) -> dict[str, Any]:
-    one = rollout[row : row + 1]
+    one = replace(rollout[row : row + 1], group_size=1)
     length = int(one.mask.sum())
     learner, alone = config.learner, _alone(config.learner)
     advantages, _ = estimate_advantages(one, alone)
