@@ -83,6 +83,13 @@ class Patient:
         """Names of parameters that hold a NaN or an infinity."""
         return [n for n, p in self.model.named_parameters() if not bool(torch.isfinite(p).all())]
 
+    def differing_tokens(self) -> int:
+        """How many of the policy's tokens, and rows of its embedding, the reference has not."""
+        model, tokenizer = self.named()
+        ours, theirs = self.tokenizer.get_vocab(), tokenizer.get_vocab()
+        rows = [m.config.get_text_config().vocab_size for m in (self.model, model)]
+        return sum(theirs.get(t) != n for t, n in ours.items()) + abs(rows[0] - rows[1])
+
     def ask(
         self, rows: Sequence[int] | None = None, finished: Sequence[bool] | None = None
     ) -> list[Score]:
@@ -135,8 +142,10 @@ class Patient:
         models.suit_threads(self.model)
         run = self.train
         try:
-            self.named()
-        except Missing:  # a copy stands in for a reference that cannot be had
+            fits = self.differing_tokens() == 0
+        except Missing:
+            fits = False
+        if not fits:  # a copy stands in for a reference that cannot be had
             run = replace(run, reference=None)
         torch.manual_seed(self.config.seed)
         return policy_and_reference(run, self.model, self.tokenizer, self.device)

@@ -52,8 +52,9 @@ class Rehearsal:
     trained: list[str]  # parameters that the gradient reached
     untrained: list[str]  # those it did not, though they are to be trained
     frozen: list[str]
-    eos_tokens: int  # of the rehearsed completions
-    eos_reached: int  # those whose log-probability had a gradient
+    finished: int  # completions that ended by EOS
+    eos_kept: int  # those whose EOS the learner's mask holds
+    eos_reached: int  # those whose EOS had a gradient
     seconds: dict[str, float] = field(default_factory=dict)  # of an iteration of all rows
     measured_rows: int = 0  # timed; fewer than the run's where that would take too long
     peak_bytes: int = 0  # on the accelerator, or of the whole process
@@ -101,7 +102,7 @@ def _watched(patient: "Patient") -> Rehearsal:
     if not scored:
         toward = "random scores"
     learner = Learner(watched, replace(once, lr=0.0))  # type: ignore[arg-type]
-    metrics = _iteration(patient, learner, rows, scored)[0]
+    metrics, _, finished = _iteration(patient, learner, rows, scored)
     tokens = [
         (at, gradient.grad[at])
         for rollout, gradient in watched.seen
@@ -116,6 +117,7 @@ def _watched(patient: "Patient") -> Rehearsal:
         reached,
         [n for n, p in named.items() if p.requires_grad and n not in reached],
         [n for n, p in named.items() if not p.requires_grad],
+        finished,
         sum(int(at.sum()) for at, _ in tokens),
         sum(int((g != 0).sum()) for _, g in tokens),
     )
@@ -130,8 +132,8 @@ def _timed(patient: "Patient", rows: int) -> dict[str, float]:
 
 def _iteration(
     patient: "Patient", learner: Learner, rows: int, scored: bool
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Metrics and seconds of one iteration, as `language.training.Loop` does it."""
+) -> tuple[dict[str, float], dict[str, float], int]:
+    """Metrics, seconds and finished completions of an iteration, as `training.Loop` does it."""
     run = replace(patient.train, rows=rows)
     columns = next(prompt_batches(patient.usable(), run, 0, 1))
     prompts = columns.pop("prompt")
@@ -153,7 +155,7 @@ def _iteration(
     )  # fmt: skip
     metrics = learner.update(rollout)
     clock("update")
-    return metrics, clock.seconds
+    return metrics, clock.seconds, int(done.finished.sum())
 
 
 def _answers(patient: "Patient") -> bool:

@@ -10,14 +10,23 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 def eos_trained(patient: Patient) -> Finding:
     """The mask holds the EOS of completions that end, and the gradient reaches it."""
     seen = patient.rehearsal()
-    if not seen.eos_tokens:
+    if not seen.finished:
         raise Missing("no completion of the step ended by EOS")
+    if seen.eos_kept < seen.finished:
+        remedy = (
+            "the mask leaves EOS out, so it is never trained: masks must come from lengths, not "
+            "from `ids != pad`"
+        )
+    else:
+        remedy = (
+            "nothing teaches the model when to stop, since no EOS has an advantage: let the reward "
+            "tell completions apart, or take --algorithm ppo"
+        )
     return judged(
-        seen.eos_reached > 0,
-        f"{seen.eos_reached} of {seen.eos_tokens} EOS have a gradient",
+        seen.eos_kept == seen.finished and seen.eos_reached > 0,
+        f"{seen.eos_reached} of {seen.finished} EOS have a gradient",
         "more than 0",
-        "nothing teaches the model when to stop: no EOS gets an advantage, so let the reward tell "
-        "completions apart (or take --algorithm ppo)",
+        remedy,
         value=seen.eos_reached,
     )
 
