@@ -41,9 +41,10 @@ def show_summary(
     console.print(table)
     if "kl_to_best" in rows[0]:
         gap = rows[0]["best_objective"] - rows[0]["objective"]
+        beta = f"{kl_coef:g}"
         console.print(
-            f"π* = ref · exp(score / {kl_coef:g}) / Z is the best there is: J* = {kl_coef:g} log Z, "
-            f"and J* - J = {kl_coef:g} · KL(π‖π*) = {gap:.3f}.\nNats are of whole completions.\n"
+            f"π* = ref · exp(score / {beta}) / Z is the best there is: J* = {beta} log Z, and\n"
+            f"J* - J = {beta} · KL(π‖π*), here {gap:.3f}. Nats are of whole completions.\n"
         )
 
 
