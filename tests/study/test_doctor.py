@@ -392,11 +392,11 @@ def random_scores(prompts, completions, **_):
 
 
 def constant(prompts, completions, **_):
-    return [1.5] * len(completions)
+    return [0.1] * len(completions)
 
 
 def of_the_prompt(prompts, completions, **_):
-    return [float(len(p)) for p in prompts]
+    return [0.1 * len(p) for p in prompts]
 
 
 def of_the_place(prompts, completions, **_):
@@ -476,6 +476,12 @@ class Judge:
         texts = [p + c for p, c in zip(prompts, completions, strict=True)]
         inputs = self.tokenizer(texts, padding=True, return_tensors="pt")
         return self.model(input_ids=inputs["input_ids"]).logits[:, 0]
+
+
+def test_what_needs_a_steady_reward_is_left_out_for_one_that_draws(llama, patient):
+    checked = findings(patient(llama, reward=random_scores))
+    for name in ("order and batch", "sees the end"):
+        assert checked["reward", name].status == "skipped"
 
 
 def test_a_judge_that_reads_the_padding(llama, patient):

@@ -115,6 +115,11 @@ def test_lora_is_examined_as_such(base, capsys):
     assert "0 FAIL" in said and "reference 0 B" in said
 
 
+def test_each_check_is_explained_where_that_is_asked_for(base, capsys):
+    assert "exactly 0 before the first" not in examined(capsys)
+    assert "exactly 0 before the first" in " ".join(examined(capsys, "--explain", "true").split())
+
+
 def test_the_words_carry_the_meaning_without_colour():
     from rich.console import Console
 
@@ -138,9 +143,10 @@ def test_the_words_carry_the_meaning_without_colour():
 
 def test_numbers_for_people():
     assert [size(x) for x in (12, 1650, 1.66e6, 2.5e10)] == ["12 B", "1.65 kB", "1.66 MB", "25 GB"]
-    assert [duration(x) for x in (0.42, 7, 95, 5400)] == [
+    assert [duration(x) for x in (0.42, 7, 60, 95, 5400)] == [
         "0.42 s",
         "7 s",
+        "1 min",
         "1 min 35 s",
         "1 h 30 min",
     ]

@@ -71,7 +71,7 @@ def duplicates(patient: Patient) -> Finding:
     return judged(
         share <= 0.1,
         f"{share:.1%} are repeats",
-        "at most 10 %",
+        "at most 10%",
         "a prompt that stands there n times is trained on n times as often: drop the repeats, "
         "unless that is meant",
         "warn",

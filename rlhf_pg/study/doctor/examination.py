@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rlhf_pg.progress import Progress, console
-from rlhf_pg.study.doctor import data, model, report, reward, scoring, step, tokenizer
+from rlhf_pg.study.doctor import data, model, report, reward, scores, scoring, step, tokenizer
 from rlhf_pg.study.doctor.finding import Check, Finding, Missing, one_line
 from rlhf_pg.study.doctor.patient import Patient
 from rlhf_pg.study.doctor.settings import DoctorConfig
@@ -13,7 +13,7 @@ GROUPS: dict[str, dict[str, Check]] = {
     "model": {**model.CHECKS, **scoring.CHECKS},
     "tokenizer": tokenizer.CHECKS,
     "data": data.CHECKS,
-    "reward": reward.CHECKS,
+    "reward": {**reward.CHECKS, **scores.CHECKS},
     "step": step.CHECKS,
 }
 
@@ -42,6 +42,7 @@ def examine(patient: Patient, shown: bool = False) -> list[Finding]:
         for done, (group, name, check) in enumerate(checks):
             finding = run(check, patient)
             finding.group, finding.name = group, name
+            finding.meaning = " ".join((check.__doc__ or "").split())
             findings.append(finding)
             progress.update(done + 1)
     return findings

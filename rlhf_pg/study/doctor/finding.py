@@ -22,6 +22,7 @@ class Finding:
     value: float | None = None  # the number of `measured`, where it is one
     group: str = ""
     name: str = ""
+    meaning: str = ""  # what the check holds to, in a sentence: its docstring
 
 
 Check = Callable[["Patient"], Finding]

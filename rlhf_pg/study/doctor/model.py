@@ -130,12 +130,12 @@ def kl_at_the_start(patient: Patient) -> Finding:
 
 def generation_config(patient: Patient) -> Finding:
     """What other tools would do to the distribution, and this one does not."""
-    options = patient.model.generation_config
+    options = getattr(patient.model, "generation_config", None)
     found = {name: getattr(options, name, None) for name in NEUTRAL}
     bent = {n: x for n, x in found.items() if x is not None and x != NEUTRAL[n]}
     if bent:
         said = ", ".join(f"{name} {x:g}" for name, x in bent.items()) + " set"
-    elif options.top_k is None:
+    elif getattr(options, "top_k", None) is None:
         said = "none set; generate() would add top_k 50"
     else:
         said = "none set"

@@ -168,7 +168,7 @@ def _answers(patient: "Patient") -> bool:
 
 def _varied(patient: "Patient") -> bool:
     """Whether the reward tells completions apart, so that there is something to learn from."""
-    return _answers(patient) and float(patient.applied().std(correction=0)) > 0
+    return _answers(patient) and len(patient.applied().unique()) > 1
 
 
 def bytes_needed(patient: "Patient") -> dict[str, int]:

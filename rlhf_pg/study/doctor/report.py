@@ -1,6 +1,7 @@
 """The findings as a table, what to do about them, and doctor.json."""
 
 import json
+import math
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +27,7 @@ def show(patient: Patient, findings: list[Finding]) -> None:
     """Print the table, the remedies by how much they matter, and the summary."""
     width = min(WIDTH, console.width) if console.is_terminal else WIDTH
     console.print(Text(asked(patient), "bold"), soft_wrap=False, width=width)
-    console.print(table(findings, width))
+    console.print(table(findings, width, patient.config.explain))
     for status, title in (("fail", "To mend"), ("warn", "To look at"), ("note", "To know")):
         told = [f for f in findings if f.status == status and f.remedy]
         if told:
@@ -44,7 +45,7 @@ def asked(patient: Patient) -> str:
     )
 
 
-def table(findings: list[Finding], width: int = WIDTH) -> Table:
+def table(findings: list[Finding], width: int = WIDTH, explain: bool = False) -> Table:
     """A row for each finding under its group; a group that was left out whole is one row."""
     table = Table(box=None, width=width, padding=(0, 1), pad_edge=False)
     table.add_column("", width=4)
@@ -57,6 +58,8 @@ def table(findings: list[Finding], width: int = WIDTH) -> Table:
         for finding in _folded([f for f in findings if f.group == group]):
             word = Text(WORDS[finding.status], COLOURS[finding.status])
             measured = Text(finding.measured, "dim" if finding.status == "skipped" else "")
+            if explain and finding.meaning:
+                measured = Text.assemble(measured, "\n", (finding.meaning, "dim italic"))
             table.add_row(word, Text(finding.name), measured, Text(finding.limit))
     table.add_row()
     return table
@@ -108,6 +111,9 @@ def write(config: DoctorConfig, findings: list[Finding]) -> Path:
     path = path if path.suffix == ".json" else path / "doctor.json"
     found: dict[str, Any] = {"config": asdict(config), "summary": summary(findings)}
     found["findings"] = [asdict(finding) for finding in findings]
-    saved_text(path, json.dumps(found, indent=1) + "\n")
+    for row in found["findings"]:
+        if row["value"] is not None and not math.isfinite(row["value"]):
+            row["value"] = None  # JSON has no infinity; `measured` says it
+    saved_text(path, json.dumps(found, indent=1, allow_nan=False) + "\n")
     console.print(f"written to {path}", markup=False)
     return path

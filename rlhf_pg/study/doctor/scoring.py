@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rlhf_pg.core.masked import masked_mean, zero_padding
+from rlhf_pg.language import models
 from rlhf_pg.language.rollout import unscored
 from rlhf_pg.study.doctor.finding import Check, Finding, Status, judged, small
 from rlhf_pg.study.doctor.patient import DRIFT, Patient
@@ -81,7 +82,7 @@ def entropy(patient: Patient) -> Finding:
     if value > 0.9 * uniform:
         remedy = (
             "the model is nearly uniform, as untrained ones are: fine-tune it first (rlhf-pg "
-            "finetune --model), or look whether its lm_head was saved"
+            f"finetune --model {patient.config.model}), or look whether its lm_head was saved"
         )
     else:
         remedy = (
@@ -150,7 +151,7 @@ def padded(patient: Patient, row: int, positions: bool) -> Tensor:
 
 def _tokens(patient: Patient, row: int) -> tuple[Tensor, int]:
     done = patient.completions
-    limit = getattr(patient.model.config, "max_position_embeddings", None) or 10**9
+    limit = models.context_length(patient.model) or 10**9
     prompt = done.prompt_ids[row][done.prompt_mask[row].bool()]
     ids = torch.cat([prompt, done.ids[row][done.mask[row]]])[: max(2, limit - PADS)]
     return ids[None], max(1, len(ids) - len(prompt))

@@ -47,6 +47,8 @@ class DoctorConfig:
     """"auto" takes an accelerator where there is one; "cpu" does not."""
     seed: int = 0
     """Of sampling."""
+    explain: bool = False
+    """Say under each check what it holds to."""
     output: str | None = None
     """A .json file, or a folder for doctor.json; None writes nothing."""
 

@@ -65,7 +65,7 @@ def gradient_norm(patient: Patient) -> Finding:
         f"{norm:.3g} toward {seen.toward}",
         f"at most {100 * limit:g}" if limit else "finite",
         f"every step would be clipped to {limit:g} (--learner.max_grad_norm), its direction set by "
-        "a few rows: scale the reward down, as in --reward 'normalise(REWARD)'",
+        f"a few rows: scale the reward down, as in --reward 'normalise({patient.spec})'",
         "warn",
         norm,
     )
@@ -104,7 +104,7 @@ def step_time(patient: Patient) -> Finding:
     """Seconds of an iteration, by stage."""
     seen = patient.rehearsal()
     whole = sum(seen.seconds.values())
-    said = ", ".join(f"{stage} {x:.2g}" for stage, x in seen.seconds.items())
+    said = ", ".join(f"{stage} {x:.2f}" for stage, x in seen.seconds.items())
     return Finding("note", f"{whole:.2g} s: {said}", _how(patient), value=whole)
 
 
@@ -136,7 +136,9 @@ def duration(seconds: float) -> str:
     if whole < 60:
         return f"{seconds:.2g} s"
     minutes, hours = whole // 60, whole // 3600
-    return f"{minutes} min {whole % 60} s" if hours == 0 else f"{hours} h {minutes % 60} min"
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min {whole % 60} s" if whole % 60 else f"{minutes} min"
 
 
 CHECKS: dict[str, Check] = {

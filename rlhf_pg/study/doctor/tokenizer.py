@@ -21,7 +21,7 @@ def vocabulary(patient: Patient) -> Finding:
     return judged(
         stray < 1e-3,
         f"{said}; {stray:.1%} of samples are no token",
-        "0.1 %",
+        "0.1%",
         "the model writes numbers that its tokenizer does not know: save the tokenizer that the "
         "model was trained with beside it",
         "warn",
@@ -33,7 +33,7 @@ def eos(patient: Patient) -> Finding:
     """There is an EOS, and it is the one that the model's configuration names."""
     token, number = patient.tokenizer.eos_token, patient.tokenizer.eos_token_id
     named: set[int] = set()
-    for config in (patient.model.config, patient.model.generation_config):
+    for config in (patient.model.config, getattr(patient.model, "generation_config", None)):
         ids = getattr(config, "eos_token_id", None)
         named |= set(ids if isinstance(ids, list) else [] if ids is None else [ids])
     return judged(
@@ -90,10 +90,10 @@ def unknown(patient: Patient) -> Finding:
     return judged(
         share <= 0.01,
         f"{share:.1%} of the prompts' tokens",
-        "at most 1 %",
+        "at most 1%",
         f"the model cannot read {sum(map(bool, counts)):,} prompts whole (row {worst}: {text!r}): "
-        "begin from a model made for this text (rlhf-pg finetune --data --tokenizer bpe), or name "
-        "the --data it was made for",
+        "begin from a model made for this text (rlhf-pg finetune --data TEXTS --tokenizer bpe), "
+        "or name the --data it was made for",
         "warn",
         share,
     )
@@ -122,7 +122,7 @@ def round_trip(patient: Patient) -> Finding:
     return judged(
         share <= 0.01,
         f"{share:.1%} of {len(tried):,} prompts differ",
-        "at most 1 %",
+        "at most 1%",
         f"the model reads other text than the reward does (as of {differ[:1]}); write the prompts "
         "as the tokenizer does, in lower case where it lowers them",
         "warn",
@@ -135,8 +135,12 @@ def special_tokens(patient: Patient) -> Finding:
     if _told(patient):
         return Finding("pass", "written by the chat template", "none in plain text")
     special = {patient.tokenizer.eos_token_id, patient.tokenizer.pad_token_id}
-    special -= {patient.tokenizer.bos_token_id}
-    held = [i for i, ids in enumerate(patient.encoded()) if special & set(ids)]
+    begins = patient.tokenizer.bos_token_id  # which may be EOS, and stands first by right
+    held = [
+        i
+        for i, ids in enumerate(patient.encoded())
+        if special & set(ids[1:] if ids[:1] == [begins] else ids)
+    ]
     return judged(
         not held,
         f"{len(held):,} prompts with EOS or pad in them",
