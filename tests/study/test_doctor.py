@@ -484,6 +484,18 @@ def test_what_needs_a_steady_reward_is_left_out_for_one_that_draws(llama, patien
         assert checked["reward", name].status == "skipped"
 
 
+def test_a_costly_reward_is_asked_few_times(llama, patient):
+    asked = []
+
+    def counted(prompts, completions, **_):
+        asked.append(len(completions))
+        return graded(prompts, completions)
+
+    examine(patient(llama, reward=counted))
+    # 8 samples: as they are, again, backwards, each alone, ended otherwise; then three rehearsals.
+    assert sum(asked) == 5 * 8 + (8 + 2 + 8)
+
+
 def test_a_judge_that_reads_the_padding(llama, patient):
     one = patient(llama, reward=Judge(llama[1], "left"))
     assert ill(one) == {"reward, order and batch": "fail"}

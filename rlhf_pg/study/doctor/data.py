@@ -8,7 +8,7 @@ from rlhf_pg.study.doctor.patient import Patient
 
 
 def reads(patient: Patient) -> Finding:
-    """The data can be read as prompts; how many, and what stands beside them."""
+    """The data can be read as prompts."""
     rows = patient.rows.made()
     count, beside = len(rows["prompt"]), [name for name in rows if name != "prompt"]
     said = f"{count:,} prompts" + (f", with {', '.join(beside)}" if beside else "")
@@ -65,7 +65,7 @@ def alike(patient: Patient) -> Finding:
 
 
 def duplicates(patient: Patient) -> Finding:
-    """The share of prompts that stand there more than once."""
+    """Few prompts stand there more than once; those count that often."""
     prompts = patient.rows()["prompt"]
     share = 1 - len(set(prompts)) / len(prompts)
     return judged(
@@ -80,7 +80,7 @@ def duplicates(patient: Patient) -> Finding:
 
 
 def enough(patient: Patient) -> Finding:
-    """A rollout asks no prompt more often than it means to."""
+    """There are as many prompts as a rollout takes."""
     count, run = len(patient.rows()["prompt"]), patient.train
     wanted = run.rows // run.samples_per_prompt
     return judged(

@@ -20,7 +20,7 @@ NEUTRAL = {  # what leaves the model's distribution alone
 
 
 def opens(patient: Patient) -> Finding:
-    """The model and tokenizer can be loaded; what they are."""
+    """The model and its tokenizer can be loaded."""
     model, _ = patient.opened.made()
     parameters = list(model.parameters())
     count = sum(p.numel() for p in parameters)
@@ -31,7 +31,7 @@ def opens(patient: Patient) -> Finding:
 
 
 def parameters_finite(patient: Patient) -> Finding:
-    """No parameter holds a NaN or an infinity."""
+    """No weight is NaN or infinite; one of them would spoil every probability."""
     bad = patient.bad_parameters()
     count = len(list(patient.model.parameters()))
     return judged(
@@ -45,7 +45,7 @@ def parameters_finite(patient: Patient) -> Finding:
 
 
 def dropout_off(patient: Patient) -> Finding:
-    """Modules that would drop something do not while the policy is evaluated."""
+    """Nothing is dropped while the policy is evaluated, or probabilities change by chance."""
     patient.policy.train()  # as a training loop would; a policy stays in evaluation all the same
     modules = list(patient.policy.named_modules())
     some = [(name, m) for name, m in modules if isinstance(getattr(m, "p", None), float)]
@@ -75,7 +75,7 @@ def same_answer_twice(patient: Patient) -> Finding:
 
 
 def value_head(patient: Patient) -> Finding:
-    """The critic says 0 of every state at the start; a saved head is not read."""
+    """The critic says 0 of every state at first, and so adds no error of its own."""
     if patient.policy.critic == "none":
         raise Missing(f"{patient.config.algorithm} has no critic")
     largest = float(patient.completions.values.abs().max())
@@ -92,7 +92,7 @@ def value_head(patient: Patient) -> Finding:
 
 
 def reference_tokens(patient: Patient) -> Finding:
-    """A named reference can be loaded, and numbers its tokens as the policy does."""
+    """A named reference reads the same tokens: the KL compares the two token by token."""
     patient.named.made()
     differ = patient.differing_tokens()
     return judged(
@@ -106,7 +106,7 @@ def reference_tokens(patient: Patient) -> Finding:
 
 
 def kl_at_the_start(patient: Patient) -> Finding:
-    """KL(policy || reference) is exactly 0 before the first update."""
+    """The policy begins at its reference: KL(policy || reference) is exactly 0."""
     named = patient.config.reference
     if named is not None and patient.differing_tokens():
         raise Missing("the reference has other tokens")
@@ -129,7 +129,7 @@ def kl_at_the_start(patient: Patient) -> Finding:
 
 
 def generation_config(patient: Patient) -> Finding:
-    """What other tools would do to the distribution, and this one does not."""
+    """What generate() would cut off the distribution; here, nothing is."""
     options = getattr(patient.model, "generation_config", None)
     found = {name: getattr(options, name, None) for name in NEUTRAL}
     bent = {n: x for n, x in found.items() if x is not None and x != NEUTRAL[n]}

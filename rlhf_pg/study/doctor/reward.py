@@ -1,6 +1,5 @@
 """Checks that the reward is a function of the text, on samples of the model."""
 
-import time
 from typing import Any
 
 from rlhf_pg.study.doctor.finding import Check, Finding, Missing, judged, small
@@ -16,13 +15,13 @@ def opens(patient: Patient) -> Finding:
 
 
 def answers(patient: Patient) -> Finding:
-    """It gives a finite number, or None, for every completion."""
+    """The reward gives a finite number, or None, for every completion."""
     scores = patient.scores.made()
     return Finding("pass", f"{len(scores)} of {len(scores)} scores finite or None", "all")
 
 
 def applies(patient: Patient) -> Finding:
-    """The share of rows it has no answer for."""
+    """No completion is left without a score."""
     scores = patient.scores()
     share = sum(score is None for score in scores) / len(scores)
     return judged(
@@ -37,8 +36,8 @@ def applies(patient: Patient) -> Finding:
 
 
 def same_score_twice(patient: Patient) -> Finding:
-    """Asked again, it gives the same scores."""
-    value = difference(patient.scores(), patient.ask())
+    """The same texts score the same when asked again."""
+    value = difference(patient.scores(), patient.again()[0])
     return judged(
         value <= allowed(patient),
         f"{small(value)} apart",
@@ -50,7 +49,7 @@ def same_score_twice(patient: Patient) -> Finding:
 
 
 def order_and_batch(patient: Patient) -> Finding:
-    """A text's score depends on the text: not on its place in the batch, nor on the others."""
+    """A score depends on the text alone, not on its place or the batch's padding."""
     scores = steady(patient)
     count = len(scores)
     backwards = list(reversed(range(count)))
@@ -72,7 +71,7 @@ def order_and_batch(patient: Patient) -> Finding:
 
 
 def own_tokenizer(patient: Patient) -> Finding:
-    """Tokenizers inside the reward have a pad token that is not EOS."""
+    """A reward model can tell EOS from padding, and so whether a text ended."""
     found = list(_tokenizers(patient.reward()))
     if not found:
         raise Missing("no tokenizer inside")
@@ -90,17 +89,15 @@ def own_tokenizer(patient: Patient) -> Finding:
 
 def speed(patient: Patient) -> Finding:
     """Completions scored in a second."""
-    patient.scores()  # warm
-    began = time.perf_counter()
-    count = len(patient.ask())
-    value = count / max(1e-9, time.perf_counter() - began)
+    again, seconds = patient.again()
+    value = len(again) / max(1e-9, seconds)
     return Finding("note", f"{value:,.0f} completions per second", "measured", value=value)
 
 
 def steady(patient: Patient) -> list[Score]:
     """The scores of a reward that says the same thing twice; Missing of one that does not."""
     scores = patient.scores()
-    if difference(scores, patient.ask()) > allowed(patient):
+    if difference(scores, patient.again()[0]) > allowed(patient):
         raise Missing("the reward gives another score each time")
     return scores
 

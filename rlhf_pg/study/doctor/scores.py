@@ -8,7 +8,7 @@ from rlhf_pg.study.doctor.reward import allowed, difference, steady
 
 
 def spread(patient: Patient) -> Finding:
-    """Completions score differently, those of the same prompt too."""
+    """Completions score differently, those of the same prompt too: else there is no gradient."""
     scores = patient.applied()
     std, distinct = float(scores.std(correction=0)), scores.unique()
     said, within = f"std {std:.3g}", _within(patient)
@@ -46,10 +46,11 @@ def spread(patient: Patient) -> Finding:
 
 
 def sees_the_end(patient: Patient) -> Finding:
-    """Whether a completion that ended scores otherwise than one that was cut."""
-    count = len(steady(patient))
-    ended, cut = (patient.ask(finished=[flag] * count) for flag in (True, False))
-    value, price = difference(ended, cut), patient.config.missing_eos_penalty
+    """A text that was cut off is worth less or more than one that ended, by some rule."""
+    scores = steady(patient)
+    otherwise = [not ended for ended in patient.drawn()[0].finished.tolist()]
+    value = difference(scores, patient.ask(finished=otherwise))
+    price = patient.config.missing_eos_penalty
     if value <= allowed(patient) and price > 0:
         said = f"no; a cut one pays --missing_eos_penalty {price:g}"
         return Finding("pass", said, "one of the two", value=value)
@@ -65,7 +66,7 @@ def sees_the_end(patient: Patient) -> Finding:
 
 
 def scale(patient: Patient) -> Finding:
-    """The mean and spread, beside the KL penalty that is to hold them."""
+    """The scores suit the KL penalty and the critic, which begins at 0."""
     scores, beta = patient.applied(), patient.config.kl_coef
     mean, std = float(scores.mean()), float(scores.std(correction=0))
     largest = float(scores.abs().max())
@@ -86,7 +87,7 @@ def scale(patient: Patient) -> Finding:
 
 
 def length_bias(patient: Patient) -> Finding:
-    """Correlation of the score with the completion's length."""
+    """How far the score is a matter of length."""
     lengths = patient.drawn()[0].mask.sum(1).tolist()
     pairs = [(n, s) for n, s in zip(lengths, patient.scores(), strict=True) if s is not None]
     if not pairs:

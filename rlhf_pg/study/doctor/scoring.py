@@ -19,7 +19,7 @@ FEW = 0.05  # share of completions that end by themselves
 
 @torch.no_grad()
 def ratio(patient: Patient) -> Finding:
-    """max |pi(scored) / pi(sampled) - 1|: with its cache and padding, sampling is scoring."""
+    """A token has the same probability when it is sampled (with a cache) and when it is scored."""
     done = patient.completions
     scored = patient.policy.evaluate(unscored(done)).logprobs
     drift = zero_padding((scored - done.logprobs).exp() - 1, done.mask)
@@ -37,7 +37,7 @@ def ratio(patient: Patient) -> Finding:
 
 @torch.no_grad()
 def left_padding(patient: Patient) -> Finding:
-    """max |difference| of log-probabilities between a padded row and the row alone."""
+    """A prompt padded on the left, as it is in a batch, is read as it is alone."""
     value = max(
         float((padded(patient, row, positions=True) - alone(patient, row)).abs().max())
         for row in _chosen(patient)
@@ -56,7 +56,7 @@ def left_padding(patient: Patient) -> Finding:
 
 @torch.no_grad()
 def without_positions(patient: Patient) -> Finding:
-    """The same where nobody passes position_ids, as in some other libraries."""
+    """How far off scores would be without position_ids: not for RoPE, far for GPT-2."""
     value = max(
         float((padded(patient, row, positions=False) - alone(patient, row)).abs().max())
         for row in _chosen(patient)
@@ -73,7 +73,7 @@ def without_positions(patient: Patient) -> Finding:
 
 
 def entropy(patient: Patient) -> Finding:
-    """Mean entropy per token: neither near uniform (untrained) nor collapsed."""
+    """How open the next token is: log(vocabulary) is untrained, 0 leaves nothing to try."""
     done = patient.completions
     with torch.no_grad():
         found = patient.policy.evaluate(unscored(done)).entropies
@@ -96,7 +96,7 @@ def entropy(patient: Patient) -> Finding:
 
 
 def ends(patient: Patient) -> Finding:
-    """The share of completions that end by EOS within max_new_tokens."""
+    """Some texts end by themselves: what the model never does cannot be rewarded."""
     done = patient.completions
     value = float(done.finished.float().mean())
     return judged(

@@ -8,7 +8,7 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def eos_trained(patient: Patient) -> Finding:
-    """The mask holds the EOS of completions that end, and the gradient reaches it."""
+    """The learner's mask holds every EOS, and the gradient reaches it."""
     seen = patient.rehearsal()
     if not seen.finished:
         raise Missing("no completion of the step ended by EOS")
@@ -51,7 +51,7 @@ def all_trained(patient: Patient) -> Finding:
 
 
 def gradient_norm(patient: Patient) -> Finding:
-    """The gradient of a batch is finite, there, and not far above its clip."""
+    """The gradient of a batch is not 0, and not far above its clip."""
     seen, limit = patient.rehearsal(), patient.train.learner.max_grad_norm
     norm = seen.grad_norm
     if norm == 0:
@@ -72,7 +72,7 @@ def gradient_norm(patient: Patient) -> Finding:
 
 
 def memory(patient: Patient) -> Finding:
-    """Weights, gradient, Adam and reference fit the memory; what was used."""
+    """Weights, gradient, Adam's moments and the reference fit the memory."""
     needed = bytes_needed(patient)
     there, whole = memory_there(patient.device), needed["all"]
     parts = ", ".join(f"{n} {size(b)}" for n, b in needed.items() if n != "all")
@@ -101,7 +101,7 @@ def peak_memory(patient: Patient) -> Finding:
 
 
 def step_time(patient: Patient) -> Finding:
-    """Seconds of an iteration, by stage."""
+    """Seconds of one iteration with all its rows, by stage; no weight was changed by it."""
     seen = patient.rehearsal()
     whole = sum(seen.seconds.values())
     said = ", ".join(f"{stage} {x:.2f}" for stage, x in seen.seconds.items())
@@ -109,7 +109,7 @@ def step_time(patient: Patient) -> Finding:
 
 
 def run_time(patient: Patient) -> Finding:
-    """Time of the whole run, as an estimate."""
+    """That times the iterations."""
     seen, run = patient.rehearsal(), patient.train
     whole = sum(seen.seconds.values()) * run.iterations
     note = "" if "reward" in seen.seconds else "; the reward's time is not in it"

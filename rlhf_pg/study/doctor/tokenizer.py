@@ -8,7 +8,7 @@ MOST = 1000  # prompts read back
 
 
 def vocabulary(patient: Patient) -> Finding:
-    """The model has a row for every token, and gives little to rows that are no token."""
+    """The model has a row for every token, and seldom writes a row that is no token."""
     size = len(patient.tokenizer)
     rows = patient.model.config.get_text_config().vocab_size
     said = f"{size:,} tokens, {rows:,} rows"
@@ -30,7 +30,7 @@ def vocabulary(patient: Patient) -> Finding:
 
 
 def eos(patient: Patient) -> Finding:
-    """There is an EOS, and it is the one that the model's configuration names."""
+    """There is an end-of-sequence token, and it is the one that the model was made to write."""
     token, number = patient.tokenizer.eos_token, patient.tokenizer.eos_token_id
     named: set[int] = set()
     for config in (patient.model.config, getattr(patient.model, "generation_config", None)):
@@ -48,7 +48,7 @@ def eos(patient: Patient) -> Finding:
 
 
 def pad(patient: Patient) -> Finding:
-    """Pad is another token than EOS."""
+    """Pad is another token than EOS, so that no mask mistakes the one for the other."""
     tokenizer = patient.tokenizer
     return judged(
         tokenizer.pad_token_id != tokenizer.eos_token_id,
@@ -61,7 +61,7 @@ def pad(patient: Patient) -> Finding:
 
 
 def bos(patient: Patient) -> Finding:
-    """A prompt begins with one BOS or none, never two."""
+    """A prompt begins with one BOS or none: two are a beginning the model never saw."""
     number = patient.tokenizer.bos_token_id
     if number is None:
         return Finding("pass", "there is none", "at most one", value=0.0)
@@ -80,7 +80,7 @@ def bos(patient: Patient) -> Finding:
 
 
 def unknown(patient: Patient) -> Finding:
-    """The share of the prompts' tokens that are unknown."""
+    """Nearly all of the prompts' tokens are known; of the others the model sees nothing."""
     number, encoded = patient.tokenizer.unk_token_id, patient.encoded()
     known = number is None or number == patient.tokenizer.eos_token_id  # GPT-2 names EOS so
     counts = [0 if known else ids.count(number) for ids in encoded]
@@ -131,7 +131,7 @@ def round_trip(patient: Patient) -> Finding:
 
 
 def special_tokens(patient: Patient) -> Finding:
-    """Plain prompts hold no EOS or pad that the text itself spells out."""
+    """No text spells out EOS or pad, which would be read as the token."""
     if _told(patient):
         return Finding("pass", "written by the chat template", "none in plain text")
     special = {patient.tokenizer.eos_token_id, patient.tokenizer.pad_token_id}
@@ -153,7 +153,7 @@ def special_tokens(patient: Patient) -> Finding:
 
 
 def chat_template(patient: Patient) -> Finding:
-    """A model that was taught to answer in a template is asked in it."""
+    """A model that was taught to answer in a chat template is asked in it."""
     has = getattr(patient.tokenizer, "chat_template", None) is not None
     patient.rows()  # messages without a template cannot be read, and the data's check says so
     if _told(patient):
