@@ -44,6 +44,8 @@ def test_the_equations_hold_and_every_key_is_documented(runs, name):
             assert not values.any()
             expected = gae(rewards, values, following, ends, record["gamma"], 1.0)
         torch.testing.assert_close(column(record, "advantage"), expected, atol=1e-4, rtol=1e-4)
+        delta = rewards + record["gamma"] * following - values
+        torch.testing.assert_close(column(record, "delta"), delta, atol=1e-5, rtol=1e-5)
         # The next value of a step is the value of the next one.
         assert torch.equal(following[0, :-1], values[0, 1:])
 

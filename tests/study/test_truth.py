@@ -113,6 +113,10 @@ def test_continuations_agree_with_enumeration_within_their_errors(small, gamma):
         assert 0.7 < float(z.square().mean()) < 1.4  # errors of the size they are said to be
         assert abs(float(z.mean())) < 4 / len(z) ** 0.5 * 2  # neighbours share values
         assert float(errors[mask].mean()) > 0.02
+    # Independent continuations on both sides of a token: variances add.
+    here, after = truth.value_errors[:, :-1], truth.value_errors[:, 1:]
+    expected = (here**2 + gamma**2 * after**2).sqrt() * mask[:, :-1]
+    torch.testing.assert_close(truth.advantage_errors[:, :-1], expected)
 
 
 def test_the_gold_is_not_asked_of_continuations(small):
