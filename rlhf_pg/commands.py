@@ -125,6 +125,7 @@ def train(config: TrainConfig) -> Run | None:
     run = training.train(config, load_reward(config.reward), load_reward(gold) if gold else None)
     if run:
         console.print(f"read what it writes with: rlhf-pg sample {run.path}", markup=False)
+        console.print(f"see every token's advantage: rlhf-pg inspect {run.path}", markup=False)
     return run
 
 

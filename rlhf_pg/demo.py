@@ -99,6 +99,7 @@ def demo(config: DemoConfig, gold: Reward, fit_reward: FitReward) -> Path:
     (run.path / "result.json").write_text(json.dumps({"accuracy": accuracy, "table": table}))
     page = write_page(run.path / "report.html", table, ROWS, samples, curves, accuracy, config)
     console.print(f"\n{time.monotonic() - began:.0f} s in all. Open [bold]{page}[/] in a browser.")
+    console.print(f"Every token's advantage: rlhf-pg inspect {run.path / 'with-kl'}", markup=False)
     return page
 
 

@@ -132,4 +132,6 @@ def _say_what_came(run: Run, config: ControlConfig, outcome: Outcome) -> None:
     )
     if config.threshold is not None and not outcome.solved:
         console.print(f"the threshold of {config.threshold:g} was not reached")
-    console.print(f"saved in {run.path}", soft_wrap=True)
+    console.print(
+        f"saved in {run.path}; look at it with: rlhf-pg inspect {run.path}", soft_wrap=True
+    )
