@@ -145,7 +145,9 @@ def generation_config(patient: Patient) -> Finding:
         "not used here",
         "generate() of transformers bends the distribution with these, and training here never "
         "does: to compare texts, call it with do_sample=True, top_k=0, top_p=1.0, temperature="
-        f"{patient.config.temperature:g}",
+        f"{patient.config.temperature:g}"
+        if bent
+        else "",
     )
 
 

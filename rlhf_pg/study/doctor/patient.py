@@ -100,12 +100,12 @@ class Patient:
         A reward with running moments is put back as it was. `finished` stands in for the truth.
         Raises ValueError where it does not answer with a number or None for each.
         """
+        reward = self.reward()
         done, columns = self.drawn()
         chosen = range(len(done.texts)) if rows is None else rows
         asked = {**columns, "prompts": done.prompts, "completions": done.texts}
         asked["finished"] = done.finished.tolist() if finished is None else list(finished)
         asked = {name: [values[i] for i in chosen] for name, values in asked.items()}
-        reward = self.reward()
         state = reward.state_dict() if hasattr(reward, "state_dict") else None
         answer = reward(**asked)
         if state:

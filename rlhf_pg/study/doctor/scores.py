@@ -88,8 +88,9 @@ def scale(patient: Patient) -> Finding:
 
 def length_bias(patient: Patient) -> Finding:
     """How far the score is a matter of length."""
+    scores = patient.scores()
     lengths = patient.drawn()[0].mask.sum(1).tolist()
-    pairs = [(n, s) for n, s in zip(lengths, patient.scores(), strict=True) if s is not None]
+    pairs = [(n, s) for n, s in zip(lengths, scores, strict=True) if s is not None]
     if not pairs:
         raise Missing("the reward applies to no row")
     columns = torch.tensor(pairs, dtype=torch.float64).T

@@ -18,7 +18,7 @@ class DoctorConfig:
     """The policy to begin with: a run, a folder, or a hub name. It is not changed."""
     reward: str | None = None
     """What is to be maximised, as `rlhf-pg train` takes it; None is runs/reward where it is there,
-    and else the checks of the reward are left out."""
+    and else the checks of the reward are left out. It is asked for some 360 scores."""
     data: str = data.FILM_NOTES
     """Prompts: a file, folder or hub name with a `prompt` column."""
     reference: str | None = None
