@@ -1,7 +1,7 @@
 """A run as one page that fetches nothing: the viewer, and the data that it draws.
 
-viewer.html is the shell, viewer.css and viewer.js are put into it, and the data stand in it as
-JSON. The page's own policy lets the browser run those two by their hashes, and nothing else.
+viewer.html is the shell; viewer.css, viewer.js and playground.js are put into it, and the data
+stand in it as JSON. The page's own policy lets the browser run these by their hashes alone.
 """
 
 import base64
@@ -33,10 +33,11 @@ def write_page(path: Path, data: Mapping[str, Any]) -> Path:
 def document(data: Mapping[str, Any]) -> str:
     """The page as HTML text, under 2 MB: what does not fit is left out, and the page says so."""
     folder = Path(__file__).parent
-    style, script, shell = (
+    style, viewer, playground, shell = (
         (folder / name).read_text(encoding="utf-8")
-        for name in ("viewer.css", "viewer.js", "viewer.html")
+        for name in ("viewer.css", "viewer.js", "playground.js", "viewer.html")
     )
+    script = viewer + playground
     policy = (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
         "img-src data:; base-uri 'none'; form-action 'none'"
@@ -107,7 +108,7 @@ def embedded(value: Any) -> str:
 
 
 def _episode(record: Mapping[str, Any]) -> dict[str, Any]:
-    columns = _columns(record["tokens"])
+    columns = {"token": [], **_columns(record["tokens"])}
     kept = {key: _rounded(column, 5 if key in READ_ONLY else 9) for key, column in columns.items()}
     return {**_rounded({**record, "tokens": None}, 9), "tokens": kept}
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -274,3 +275,11 @@ def control():
 @pytest.fixture(scope="session")
 def hostile():
     return hostile_run()
+
+
+@pytest.fixture(scope="session")
+def made():
+    """The functions above, for runs of other kinds."""
+    return SimpleNamespace(
+        language_run=language_run, control_run=control_run, episode=episode, HOSTILE=HOSTILE
+    )

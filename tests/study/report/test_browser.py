@@ -1,0 +1,527 @@
+"""The page in a real browser: its numbers are Python's, keys reach all of it, text stays text."""
+
+import math
+import random
+import shutil
+from itertools import product
+
+import pytest
+import torch
+
+from rlhf_pg.core.losses import ppo_clip_loss
+from rlhf_pg.core.returns import gae, td_errors
+from rlhf_pg.study.report import page
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome")
+     if (found := shutil.which(name))), None,
+)  # fmt: skip
+pytestmark = [
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no Chromium here; Debian: apt-get install chromium"
+    ),
+    # Playwright keeps a loop of its own, which it does not close before the interpreter ends.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, language, control, hostile):
+    """The pages as files, which is how people open them."""
+    folder = tmp_path_factory.mktemp("pages")
+    runs = {"language": language, "control": control, "hostile": hostile}
+    return {name: page.write_page(folder / f"{name}.html", data) for name, data in runs.items()}
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens a file; at the end, nothing was asked of a network and nothing was complained of."""
+    said, contexts = [], []
+
+    def opened(path, **options):
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        contexts.append(context)
+
+        def asked(route):
+            if not route.request.url.startswith(("file:", "data:")):
+                said.append(f"asked for {route.request.url}")
+                return route.abort()
+            return route.continue_()
+
+        context.route("**/*", asked)
+        tab = context.new_page()
+        tab.on("request", lambda r: r.url.startswith(("file:", "data:")) or said.append(r.url))
+        tab.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+        tab.on("pageerror", lambda error: said.append(f"error: {error}"))
+        tab.goto(path.as_uri())
+        return tab
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not said
+
+
+@pytest.fixture
+def language_page(open_page, files):
+    return open_page(files["language"])
+
+
+def shown(tab):
+    """The name and the value of every token that is shown."""
+    return tab.locator(".t").evaluate_all("nodes => nodes.map(n => n.getAttribute('aria-label'))")
+
+
+def move(tab, slider, value):
+    tab.locator(f"#{slider}").evaluate(
+        "(node, v) => { node.value = v; node.dispatchEvent(new Event('input', {bubbles: true})); }",
+        value,
+    )
+
+
+def in_python(record, gamma, lam, kl):
+    """Reward, delta and advantage of one record, by the library's own functions."""
+
+    def row(name):
+        return torch.tensor([[token[name] for token in record["tokens"]]], dtype=torch.float64)
+
+    charge = kl * row("kl") if record["kl_in"] == "reward" else 0.0
+    rewards, ends = row("score") - charge, torch.zeros_like(row("score"))
+    ends[:, -1] = 1
+    delta = td_errors(rewards, row("value"), row("next_value"), gamma)
+    advantages = gae(rewards, row("value"), row("next_value"), ends, gamma, lam)
+    return {"reward": rewards[0], "delta": delta[0], "advantage": advantages[0]}
+
+
+@pytest.mark.parametrize("kind", ["language", "control"])
+def test_reward_delta_and_gae_are_those_of_python_on_every_token(open_page, files, request, kind):
+    tab = open_page(files[kind])
+    chance = random.Random(3)
+    draws = [[chance.random(), chance.random(), chance.random()] for _ in range(6)]
+    for gamma, lam, kl in [*draws, [1, 1, 0], [0, 0.5, 0.2], [1, 0, 0.5]]:
+        found = tab.evaluate("s => window.report.recompute(...s)", [gamma, lam, kl])
+        records = request.getfixturevalue(kind)["episodes"]
+        assert len(found) == len(records)
+        for record, numbers in zip(records, found, strict=True):
+            for name, expected in in_python(record, gamma, lam, kl).items():
+                got = torch.tensor(numbers[name], dtype=torch.float64)
+                torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+
+
+def test_a_kl_in_the_loss_does_not_touch_the_reward(open_page, tmp_path, made):
+    data = made.language_run(iterations=10, kl_in="loss")
+    tab = open_page(page.write_page(tmp_path / "page.html", data))
+    for record, numbers in zip(
+        data["episodes"], tab.evaluate("() => window.report.recompute(1, 0.9, 5)"), strict=True
+    ):
+        expected = torch.tensor([token["score"] for token in record["tokens"]]).double()
+        torch.testing.assert_close(torch.tensor(numbers["reward"]).double(), expected)
+    assert "KL stands in the loss" in tab.inner_text("#slider-note")
+
+
+def test_the_runs_own_settings_give_the_recorded_advantages(language_page, language):
+    for record, numbers in zip(
+        language["episodes"], language_page.evaluate("() => window.report.recompute()"), strict=True
+    ):
+        recorded = torch.tensor([token["advantage"] for token in record["tokens"]]).double()
+        got = torch.tensor(numbers["advantage"]).double()
+        torch.testing.assert_close(got, recorded, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("slider", "value", "channel"),
+    [("gamma", 0.6, "δ"), ("lam", 0.1, "advantage"), ("kl", 0.5, "reward")],
+)
+def test_each_slider_changes_the_tokens_the_equations_and_the_agreement(
+    language_page, slider, value, channel
+):
+    tab = language_page
+    tab.locator(f"input[name=channel][value='{channel}']").check(force=True)
+    parts = ("#equations", "#agreement-facts", "#slider-note")
+    before = shown(tab), *(tab.inner_text(part) for part in parts)
+    move(tab, slider, value)
+    after = shown(tab), *(tab.inner_text(part) for part in parts)
+    assert all(a != b for a, b in zip(before, after, strict=True))
+    assert "do not follow" in after[3]
+    number = tab.locator(f"#{slider} + input[type=number]")
+    assert float(number.input_value()) == value
+    tab.click("#reset")
+    assert (shown(tab), *(tab.inner_text(part) for part in parts)) == before
+
+
+def test_the_number_beside_a_slider_can_be_typed(language_page, language):
+    number = language_page.locator("#lam + input[type=number]")
+    number.fill("0.9871")
+    number.press("Enter")
+    record = language["episodes"][-1]
+    expected = in_python(record, record["gamma"], 0.9871, record["kl_coef"])["advantage"]
+    labels = shown(language_page)[-len(record["tokens"]) :]
+    for label, number in zip(labels, expected.tolist(), strict=True):
+        said = label.rsplit(" ", 1)[1].replace("−", "-").replace("+", "")
+        assert float(said) == pytest.approx(number, abs=6e-4)
+
+
+def test_an_advantage_without_a_critic_stays_as_recorded(open_page, tmp_path, made):
+    data = made.language_run(iterations=10, baseline="leave-one-out")
+    tab = open_page(page.write_page(tmp_path / "page.html", data))
+    before = shown(tab)
+    move(tab, "lam", 0.2)
+    assert shown(tab) == before
+    assert "leave-one-out" in tab.inner_text("#slider-note")
+    tab.locator("input[value='GAE with this critic']").check(force=True)
+    first = shown(tab)
+    move(tab, "lam", 0.9)
+    assert shown(tab) != first
+
+
+def test_keys_alone_reach_a_token_and_move_between_tokens(language_page):
+    tab = language_page
+    for _ in range(120):
+        tab.keyboard.press("Tab")
+        if tab.evaluate("document.activeElement.getAttribute('role')") == "option":
+            break
+    focused = """(node => node.closest('article').dataset.e + ':' + node.dataset.t)(
+        document.activeElement)"""
+    episode, token = map(int, tab.evaluate(focused).split(":"))
+    tab.keyboard.press("Home")
+    assert tab.evaluate(focused) == f"{episode}:0"
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowRight")
+    assert tab.evaluate(focused) == f"{episode}:2"
+    assert "token 3 of" in tab.inner_text("#inspector")
+    tab.keyboard.press("ArrowDown")
+    assert tab.evaluate(focused) == f"{episode + 1}:2"
+    tab.keyboard.press("ArrowUp")
+    tab.keyboard.press("End")
+    last = tab.evaluate("document.activeElement.nextElementSibling")
+    assert last is None
+    tab.keyboard.press("ArrowRight")  # at the end, it stays
+    assert tab.evaluate(focused).startswith(f"{episode}:")
+    outline = tab.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline != "none"
+
+
+@pytest.mark.parametrize("slider", ["scrub", "gamma", "lam", "kl", "play-a", "play-clip"])
+def test_keys_alone_move_a_slider(language_page, slider):
+    tab = language_page
+    tab.focus(f"#{slider}")
+    before = tab.input_value(f"#{slider}")
+    tab.keyboard.press("ArrowLeft")
+    assert float(tab.input_value(f"#{slider}")) < float(before)
+
+
+def test_every_field_has_a_name_and_every_section_a_heading(language_page):
+    unnamed = language_page.evaluate("""() =>
+      [...document.querySelectorAll('input, select, button')].filter(node =>
+        !(node.labels?.length && node.labels[0].textContent.trim())
+        && !node.getAttribute('aria-label') !node.textContent.trim()
+      ).map(node => node.outerHTML)""")
+    assert unnamed == []
+    assert language_page.locator("section[aria-labelledby]").count() == 5
+    assert language_page.locator("svg[role=img]:not([aria-label])").count() == 0
+    language_page.keyboard.press("Tab")
+    assert language_page.evaluate("document.activeElement.className") == "skip"
+
+
+def test_the_scrubber_moves_every_chart_and_chooses_the_nearest_iteration(language_page, language):
+    tab = language_page
+    values = tab.locator("#charts output")
+    before = values.all_inner_texts()
+    move(tab, "scrub", 18)  # the 19th line; iteration 20 is the nearest that was recorded
+    after = values.all_inner_texts()
+    assert sum(a != b for a, b in zip(before, after, strict=True)) >= len(before) - 1
+    at = tab.locator(".chart", has_text="score").first.locator("output").inner_text()
+    assert float(at) == pytest.approx(language["metrics"][18]["score"], abs=6e-4)
+    assert tab.locator("#filters select").nth(1).input_value() == "20"
+    assert set(tab.locator("article header span:nth-child(2)").all_inner_texts()) == {
+        "iteration 20"
+    }
+
+
+def test_episodes_are_filtered_sorted_and_set_side_by_side(language_page, language):
+    tab = language_page
+    prompt, iteration, order = (tab.locator("#filters select").nth(i) for i in range(3))
+    iteration.select_option("")
+    order.select_option("-score")
+    tab.click("#more")
+    facts = tab.locator("article header span:nth-child(3)").all_inner_texts()
+    scores = [float(fact.split()[1].replace("−", "-").replace("+", "")) for fact in facts]
+    assert scores == sorted(scores, reverse=True) and len(scores) > 20
+    tab.get_by_label("Length at least").fill("25")
+    expected = sum(len(record["tokens"]) >= 25 for record in language["episodes"])
+    assert tab.locator("article").count() == min(expected, 16) and expected > 0
+    tab.get_by_label("Length at least").fill("")
+    tab.get_by_label("Disagreement at least").fill("4")
+    assert 0 < tab.locator("article").count() < 8  # the truth was measured after training alone
+    tab.get_by_label("Disagreement at least").fill("")
+    wanted = language["episodes"][0]["prompt"]
+    prompt.select_option(wanted)
+    tab.check("#side")
+    assert tab.locator(".group h3").all_inner_texts() == [wanted]
+    places = tab.locator(".side article header span:first-child").all_inner_texts()
+    assert places[0] == "iteration 1" and places[-1] == "after training"
+    assert len(places) == sum(record["prompt"] == wanted for record in language["episodes"])
+
+
+def test_the_equations_hold_the_tokens_numbers(language_page, language):
+    tab = language_page
+    record = language["episodes"][-1]
+    article = tab.locator(f"article[data-e='{len(language['episodes']) - 1}']")
+    article.locator(".t").nth(1).click()
+    said = tab.inner_text("#equations").replace("−", "-").replace("+", "")
+    token = record["tokens"][1]
+    for name in ("reward", "delta", "advantage", "value", "next_value"):
+        assert f"{token[name]:.3f}" in said, name
+    alternatives = tab.locator("#inspector .top span:first-child, #inspector .top i + span")
+    assert alternatives.count() >= 5
+
+
+def test_the_agreement_is_that_of_the_tokens(language_page, language):
+    pairs = []
+    for record in language["episodes"]:
+        advantages = in_python(record, record["gamma"], 0.4, record["kl_coef"])["advantage"]
+        for token, advantage in zip(record["tokens"], advantages.tolist(), strict=True):
+            if token["true_advantage"] is not None:
+                pairs.append([advantage, token["true_advantage"]])
+    both = torch.tensor(pairs, dtype=torch.float64).T
+    move(language_page, "agreement-lam", 0.4)
+    assert language_page.input_value("#lam") == "0.4"
+    numbers = language_page.locator("#agreement-facts b").all_inner_texts()
+    assert float(numbers[0]) == pytest.approx(float(torch.corrcoef(both)[0, 1]), abs=6e-4)
+    assert int(numbers[1][:-1]) == round(100 * float((both[0] * both[1] > 0).double().mean()))
+    assert float(numbers[2]) == pytest.approx(
+        float((both[0] - both[1]).square().mean().sqrt()), abs=6e-4
+    )
+    assert int(numbers[4]) == len(pairs)
+
+
+def test_lower_lambda_shows_another_histogram_and_its_printed_numbers(language_page, language):
+    tab = language_page
+    before = tab.inner_text("#ridges")
+    tab.focus("#estimator-lam")
+    tab.keyboard.press("Home")
+    after = tab.inner_text("#ridges")
+    least = next(m for m in language["estimators"][0]["methods"] if m["name"] == "gae(0)")
+    assert "λ = 0\n" in after and before != after
+    assert f"bias {least['bias']:.3f}" in after and f"variance {least['variance']:.3f}" in after
+    task = tab.locator("#estimators select").first
+    task.select_option("1")
+    assert "20000 episodes" in tab.inner_text("#ridges")
+
+
+STAY_OR_GO = list(product((0, 1), repeat=4))
+
+
+def expected_return(theta, rewards):
+    """J of the playground by writing down all sixteen trajectories."""
+    chance = torch.sigmoid(theta)
+    total = torch.zeros((), dtype=torch.float64)
+    for actions in STAY_OR_GO:
+        state, weight, earned = 0, torch.ones((), dtype=torch.float64), 0.0
+        for action in actions:
+            weight = weight * (chance[state] if action else 1 - chance[state])
+            earned += rewards[state][action]
+            state = 1 - state if action else state
+        total = total + weight * earned
+    return total
+
+
+def test_the_playgrounds_gradient_is_that_of_all_its_trajectories(language_page):
+    chance = random.Random(5)
+    for _ in range(8):
+        theta = [chance.gauss(0, 2), chance.gauss(0, 2)]
+        rewards = [[chance.gauss(0, 1), chance.gauss(0, 1)] for _ in range(2)]
+        exact = torch.tensor(theta, dtype=torch.float64, requires_grad=True)
+        J = expected_return(exact, rewards)
+        (gradient,) = torch.autograd.grad(J, exact)
+        found = language_page.evaluate("([t, r]) => window.report.gradient(t, r)", [theta, rewards])
+        assert found["J"] == pytest.approx(float(J.detach()), abs=1e-9)
+        assert found["gradient"] == pytest.approx(gradient.tolist(), abs=1e-9)
+
+
+def play(tab):
+    """The table of steps, {name: (p in A, p in B, KL, J)}, and the lines of numbers."""
+    rows = tab.locator("#play-table tbody tr").all_inner_texts()
+    cells = [row.replace("−", "-").split("\t") for row in rows]
+    return {name.strip(): [float(x) for x in rest] for name, *rest in cells}
+
+
+def clipped_by_the_library(theta, rewards, size, clip):
+    """`size` along the library's own PPO gradient, in 400 steps over all sixteen trajectories."""
+    actions = torch.tensor(STAY_OR_GO)
+    states = torch.cat([torch.zeros(16, 1, dtype=torch.long), actions.cumsum(1)[:, :-1] % 2], 1)
+    paid = torch.tensor(rewards, dtype=torch.float64)[states, actions]
+
+    def logprobs(at):
+        chance = torch.sigmoid(at)[states]
+        return torch.where(actions.bool(), chance, 1 - chance).log()
+
+    old = logprobs(theta)
+    weight = old.sum(1).exp()
+    to_go = paid.flip(1).cumsum(1).flip(1)
+    advantages = torch.zeros_like(paid)
+    for t in range(4):  # Q and V are means of the reward-to-go over the trajectories that agree
+        for state, action in product((0, 1), repeat=2):
+            here, done = states[:, t] == state, actions[:, t] == action
+            if here.any() and (here & done).any():
+                value = (weight * to_go[:, t])[here].sum() / weight[here].sum()
+                both = here & done
+                q = (weight * to_go[:, t])[both].sum() / weight[both].sum()
+                advantages[both, t] = q - value
+    at = theta.clone()
+    for _ in range(400):
+        at.requires_grad_(True)
+        loss = ppo_clip_loss(
+            logprobs(at), old, advantages * 16 * weight[:, None], torch.ones(16, 4), clip, "episode"
+        )
+        (gradient,) = torch.autograd.grad(loss, at)
+        at = (at - size / 400 * gradient).detach()
+    return at
+
+
+def test_the_playgrounds_steps_keep_to_their_limits(language_page):
+    tab = language_page
+    for size in (6, 20):
+        move(tab, "play-step", size)
+        steps = play(tab)
+        assert steps["KL-limited"][2] == pytest.approx(0.05, abs=1e-3)
+        assert steps["unconstrained"][2] > 0.05
+        before = steps["as it was"]
+        assert all(steps[name][3] > before[3] for name in ("KL-limited", "clipped"))
+        start = torch.tensor([math.log(p / (1 - p)) for p in before[:2]], dtype=torch.float64)
+        rewards = [[0.2, -0.3], [1, 0]]
+        assert before[3] == pytest.approx(float(expected_return(start, rewards)), abs=1e-3)
+        expected = torch.sigmoid(clipped_by_the_library(start, rewards, size, 0.2))
+        assert steps["clipped"][:2] == pytest.approx(expected.tolist(), abs=2e-3)
+
+
+@pytest.mark.parametrize("weight", ["return", "to-go", "baseline"])
+def test_the_playgrounds_mean_estimate_is_near_the_exact_gradient(language_page, weight):
+    tab = language_page
+    tab.select_option("#play-weigh", weight)
+    move(tab, "play-count", 400)
+    lines = tab.locator("#play-equations p").all_inner_texts()
+
+    def pair(line):
+        inside = line.replace("−", "-").replace("+", "").split("= (")[1].split(")")[0]
+        return [float(x) for x in inside.split(",")]
+
+    exact, average = (pair(next(x for x in lines if x.startswith(k))) for k in ("∇J", "mean of"))
+    spread = float(lines[-1].split("=")[1])
+    assert math.dist(exact, average) < 4 * math.sqrt(spread / 400)
+    before = tab.inner_text("#play-equations")
+    tab.click("#play-again")
+    assert tab.inner_text("#play-equations") != before
+
+
+def test_text_from_models_is_shown_and_never_run(open_page, files, made):
+    tab = open_page(files["hostile"])
+    tab.locator("#filters select").nth(1).select_option("")
+    tab.check("#side")
+    tab.locator("#config summary").click()
+    assert tab.evaluate("window.hurt") is None
+    strange = tab.locator("main img, main script, main b:has(*), nav img")
+    assert strange.count() == 0
+    assert tab.locator("script").count() == 2
+    seen = "<img src=x onerror='window.hurt=1'>"[:12]
+    for part in ("h1", "#config", "#charts, #more-charts", ".t", "#inspector", "#episodes h3",
+                 "#ridges", "#estimators select"):  # fmt: skip
+        assert any(seen in text for text in tab.locator(part).all_text_contents()), part
+    assert tab.title() == made.HOSTILE
+
+
+@pytest.fixture
+def complaining(browser, files):
+    """The same page where a complaint is expected."""
+    context = browser.new_context()
+    tab = context.new_page()
+    tab.goto(files["language"].as_uri())
+    yield tab
+    context.close()
+
+
+def test_injected_script_would_not_run_either(complaining):
+    """The second wall: the page's own policy refuses whatever is not its own script."""
+    refused = complaining.evaluate("""() => new Promise(resolve => {
+      document.addEventListener('securitypolicyviolation', e => resolve(e.violatedDirective));
+      window.hurt = 0;
+      const node = document.createElement('img');
+      node.setAttribute('onerror', 'window.hurt = 1');
+      node.src = 'data:,';
+      document.body.append(node);
+      setTimeout(() => resolve('ran: ' + window.hurt), 1500);
+    })""")
+    assert refused.startswith("script-src")
+
+
+@pytest.mark.parametrize("kind", ["language", "control", "hostile"])
+@pytest.mark.parametrize("width", [400, 760, 1280])
+def test_nothing_needs_scrolling_sideways(open_page, files, kind, width):
+    tab = open_page(files[kind], viewport={"width": width, "height": 800})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def luminance(colour):
+    channels = [int(x) / 255 for x in colour.removeprefix("rgb(").removesuffix(")").split(",")]
+    linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_light_and_dark_follow_the_reader_and_a_button_turns_them(open_page, files, scheme):
+    tab = open_page(files["language"], color_scheme=scheme)
+
+    def colours(part):
+        style = f"getComputedStyle(document.querySelector('{part}'))"
+        return (luminance(tab.evaluate("getComputedStyle(document.body).backgroundColor")),
+                luminance(tab.evaluate(f"{style}.color")))  # fmt: skip
+
+    for part in ("body", ".said", "article header"):
+        dark, light = sorted(colours(part))
+        assert (light + 0.05) / (dark + 0.05) >= 4.5
+    ground, ink = colours("body")
+    assert (ground > ink) == (scheme == "light")
+    tab.click("#theme")
+    ground, ink = colours("body")
+    assert (ground > ink) == (scheme == "dark")
+
+
+def test_stillness_is_respected(open_page, files):
+    tab = open_page(files["language"], reduced_motion="reduce")
+    assert tab.evaluate("getComputedStyle(document.querySelector('.t')).transitionDuration") == "0s"
+
+
+def test_a_long_episode_has_a_line_and_a_cursor_that_keys_move(open_page, tmp_path, made):
+    data = made.control_run(steps=500)
+    tab = open_page(page.write_page(tmp_path / "page.html", data))
+    last = tab.locator("article").nth(3)
+    assert last.locator(".strip rect").count() == 500 and last.locator(".t").count() == 500
+    last.locator(".t").first.focus()
+    cursor = last.locator(".strip svg").nth(1).locator(".cursor")
+    before = float(cursor.get_attribute("x1"))
+    tab.keyboard.press("PageDown")
+    tab.keyboard.press("ArrowRight")
+    assert "step 12 of 500" in tab.inner_text("#inspector")
+    assert float(cursor.get_attribute("x1")) > before
+    last.locator(".strip svg").first.click(position={"x": 300, "y": 8})
+    assert "step 12 of" not in tab.inner_text("#inspector")
+    assert tab.locator("#kl").count() == 0  # there is no reference here
+
+
+@pytest.mark.parametrize("part", ["metrics", "episodes", "estimators"])
+def test_a_run_without_a_part_still_has_a_page(open_page, tmp_path, made, part):
+    data = {**made.language_run(iterations=10), part: []}
+    if part == "episodes":
+        data["agreement"] = None
+    tab = open_page(page.write_page(tmp_path / "page.html", data))
+    assert tab.locator("#play-table tr").count() == 5
