@@ -493,7 +493,7 @@ def test_a_costly_reward_is_asked_few_times(llama, patient):
 
     examine(patient(llama, reward=counted))
     # 8 samples: as they are, again, backwards, each alone, ended otherwise; then three rehearsals.
-    assert sum(asked) == 5 * 8 + (8 + 2 + 8)
+    assert sum(asked) == 5 * 8 + (8 + 4 + 8)
 
 
 def test_a_judge_that_reads_the_padding(llama, patient):
@@ -601,11 +601,18 @@ def test_too_little_memory(llama, patient, monkeypatch):
 
 def test_a_long_iteration_is_scaled_from_a_part(llama, patient, monkeypatch):
     monkeypatch.setattr(rehearsing, "PATIENCE", 0.0)
-    one = patient(llama, rows=12)
+    one = patient(llama, rows=12, algorithm="reinforce")
     checked = findings(one)
     assert checked["step", "an iteration takes"].limit == "scaled from 3 rows"
     seconds = checked["step", "an iteration takes"].value
     assert checked["step", "the run takes"].value == pytest.approx(100 * seconds)
+
+
+def test_seconds_lie_on_a_line():
+    less, more = {"update": 3.0, "sampling": 2.0}, {"update": 4.0, "sampling": 1.9}
+    found = rehearsing.extrapolated(8, less, 16, more, 64)
+    assert found == {"update": pytest.approx(10.0), "sampling": pytest.approx(1.9)}
+    assert rehearsing.extrapolated(16, {}, 16, more, 64)["update"] == pytest.approx(16.0)
 
 
 # --- the examination

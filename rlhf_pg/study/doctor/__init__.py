@@ -4,6 +4,7 @@ settings     what can be asked
 finding      what a check answers, and things that later checks need
 patient      what is examined, opened, sampled from and scored once
 rehearsal    one iteration of training at a learning rate of zero, timed
+memory       what a step needs of it
 model scoring tokenizer data reward scores step     the checks, a small function each
 examination  all of them in order
 report       the table, what to do about it, and doctor.json

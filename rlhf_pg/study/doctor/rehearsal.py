@@ -4,8 +4,6 @@ Done twice: on a few rows in one piece, to see which tokens and parameters the g
 then as the run would do it, to see what it takes.
 """
 
-import resource
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from rlhf_pg.language.prompts import prompt_batches
 from rlhf_pg.language.rollout import language_rollout, reference_logprobs, score_completions
 from rlhf_pg.language.sampling import sample
 from rlhf_pg.study.doctor.finding import Missing
+from rlhf_pg.study.doctor.memory import bytes_needed, memory_there, peak
 
 if TYPE_CHECKING:
     from rlhf_pg.study.doctor.patient import Patient
@@ -82,14 +81,39 @@ def rehearse(patient: "Patient") -> Rehearsal:
     if bytes_needed(patient)["all"] > memory_there(patient.device):
         raise Missing("a step needs more memory than there is")
     found = _watched(patient)
-    run, each = patient.train, patient.train.samples_per_prompt
-    part = max(each, run.rows // 4 // each * each)
+    run, part = patient.train, _rows(patient, patient.train.rows // 4)
     seconds = _timed(patient, part)
-    if sum(seconds.values()) * run.rows / part <= PATIENCE:
+    if part < run.rows and sum(seconds.values()) * run.rows / part <= PATIENCE:
         part, seconds = run.rows, _timed(patient, run.rows)
-    found.seconds = {stage: x * run.rows / part for stage, x in seconds.items()}
-    found.measured_rows, found.peak_bytes = part, peak(patient.device)
+    found.measured_rows, found.seconds = part, seconds
+    if part < run.rows:
+        half = _rows(patient, part // 2)
+        found.seconds = extrapolated(
+            half, _timed(patient, half) if half < part else {}, part, seconds, run.rows
+        )
+    found.peak_bytes = peak(patient.device)
     return found
+
+
+def _rows(patient: "Patient", wanted: int) -> int:
+    """About so many rows: whole groups of a prompt's samples, and a row for every minibatch."""
+    run, each = patient.train, patient.train.samples_per_prompt
+    groups = max(1, wanted // each, -(-run.learner.minibatches // each))
+    return min(run.rows, groups * each)
+
+
+def extrapolated(
+    few: int, less: dict[str, float], many: int, more: dict[str, float], rows: int
+) -> dict[str, float]:
+    """Seconds of each stage for `rows` rows, on the line through those of `few` and `many` rows.
+
+    In proportion to the rows where nothing was measured for fewer: too much, since a step costs
+    something even without rows.
+    """
+    if not less:
+        return {stage: x * rows / many for stage, x in more.items()}
+    slopes = {stage: max(0.0, (x - less[stage]) / (many - few)) for stage, x in more.items()}
+    return {stage: x + slopes[stage] * (rows - many) for stage, x in more.items()}
 
 
 def _watched(patient: "Patient") -> Rehearsal:
@@ -169,35 +193,3 @@ def _answers(patient: "Patient") -> bool:
 def _varied(patient: "Patient") -> bool:
     """Whether the reward tells completions apart, so that there is something to learn from."""
     return _answers(patient) and len(patient.applied().unique()) > 1
-
-
-def bytes_needed(patient: "Patient") -> dict[str, int]:
-    """Bytes that any batch needs: weights, their gradient, Adam's two moments, and the reference.
-
-    Activations, keys and values come on top, and grow with rows and lengths.
-    """
-    parameters = list(patient.policy.parameters())
-    weights = sum(p.numel() * p.element_size() for p in parameters)
-    trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
-    kept = patient.reference  # with adapters, the policy itself with them off
-    beside = kept.parameters() if isinstance(kept, torch.nn.Module) else []
-    copied = sum(p.numel() * p.element_size() for p in beside)
-    parts = {"weights": weights, "gradient": trained, "Adam": 2 * trained, "reference": copied}
-    return {**parts, "all": sum(parts.values())}
-
-
-def memory_there(device: torch.device) -> int:
-    """Bytes of the accelerator's memory, or of the machine's."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    import os
-
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def peak(device: torch.device) -> int:
-    """The most bytes in use so far: of the accelerator, or of this process."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

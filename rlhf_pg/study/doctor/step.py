@@ -1,8 +1,8 @@
 """Checks of one real step, and what the run will take."""
 
 from rlhf_pg.study.doctor.finding import Check, Finding, Missing, judged
+from rlhf_pg.study.doctor.memory import bytes_needed, memory_there
 from rlhf_pg.study.doctor.patient import Patient
-from rlhf_pg.study.doctor.rehearsal import bytes_needed, memory_there
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
