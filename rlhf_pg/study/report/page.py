@@ -64,7 +64,8 @@ def headline(data: Mapping[str, Any]) -> str:
         values = [line[key] for line in lines if _is_number(line.get(key))]
         if len(values) > 1:
             verb = "" if said else " went"
-            first, last = (signed(value, digits) for value in (values[0], values[-1]))
+            ends = (signed(value, digits) for value in (values[0], values[-1]))
+            first, last = (end.lstrip("+") if key == "kl" else end for end in ends)
             said.append(f"{name}{verb} from {first} to {last}")
     count = f"In {len(lines)} iteration{'s' if len(lines) > 1 else ''}"
     if not said:

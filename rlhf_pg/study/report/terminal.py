@@ -37,6 +37,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 BLUES = [("#d6e8f4", "black"), ("#9cc8e6", "black"), ("#5aa5d6", "black"), ("#0072b2", "white")]
 ORANGES = [("#fbe3d2", "black"), ("#f5bd94", "black"), ("#e58b48", "black"), ("#b84f00", "white")]
 SHOWN, WIDTH, LONG = 6, 36, 120
+SPECIAL = re.compile(r"<.*>|\[.*\]")  # <eos> and its like, which no space sets apart
 
 
 def show(data: Mapping[str, Any], console: Console, channel: str = "advantage") -> None:
@@ -120,7 +121,7 @@ def _measured(
 
 
 def _legend(channel: str, middle: float, scale: float) -> Text:
-    text = Text(f"\n{channel}: {CHANNELS[channel]}.  ")
+    text = Text(f"\n{channel}: {CHANNELS[channel]}\n")
     for name, m in (("−−", -0.8), ("−", -0.4), (" 0 ", 0.0), ("+", 0.4), ("++", 0.8)):
         text.append(f" {name} ", _style(m))
     ends = (f"{middle + side * scale:.2g}".replace("-", "−") for side in (-1, 1))
@@ -143,7 +144,8 @@ def _words(tokens: Sequence[Mapping[str, Any]], channel: str, middle: float, sca
     for t, token in enumerate(tokens):
         m = _place(token, channel, middle, scale)
         word = plain(token["token"].lstrip(" ")) or "␣"
-        if t and (not spaced or token["token"][:1].isspace()):
+        apart = not spaced or token["token"][:1].isspace() or SPECIAL.fullmatch(word)
+        if t and apart:
             text.append(" ")
         text.append(f"{word}{_sign(m)}", _style(m))
     return text
@@ -186,7 +188,8 @@ def _with_error(token: Mapping[str, Any], key: str) -> str:
     value, error = token.get(key), token.get(f"{key}_se")
     if not _is_number(value):
         return "–"
-    return signed(value, 2) + (f" ± {error:.2f}" if error else "")
+    shown = signed(value, 2) if abs(value) >= 0.005 or not value else f"{value:+.0e}"
+    return shown.replace("-", "−") + (f" ± {error:.2f}" if error else "")
 
 
 def _agreement(measured: Mapping[str, Any]) -> str:

@@ -65,12 +65,14 @@ function correlation(xs, ys) {
 }
 
 // ---------------------------------------------------------------- charts
-function ticks(low, high, about) {
-  if (!(high > low)) return [low];
+function ticks(low, high, about) { // round values and their texts
+  if (!about) return [];
+  if (!(high > low)) return [[low, short(low)]];
   const rough = (high - low) / about, scale = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((m) => m * scale).find((x) => x >= rough * 0.999);
   const first = Math.ceil(low / step - 1e-9), last = Math.floor(high / step + 1e-9);
-  return Array.from({ length: last - first + 1 }, (_, i) => (first + i) * step);
+  const text = (v) => minus(String(Number(v.toFixed(clamp(-Math.floor(Math.log10(step)), 0, 12)))));
+  return Array.from({ length: last - first + 1 }, (_, i) => [(first + i) * step, text((first + i) * step)]);
 }
 function span(values, pad = 0.06) {
   const low = Math.min(...values), high = Math.max(...values), room = (high - low || Math.abs(high) || 1) * pad;
@@ -82,13 +84,13 @@ function frame(label, width, height, xs, ys, options = {}) {
   const x = (v) => left + (v - xs[0]) / (xs[1] - xs[0] || 1) * (width - left - right);
   const y = (v) => height - bottom - (v - ys[0]) / (ys[1] - ys[0] || 1) * (height - top - bottom);
   const svg = s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label });
-  for (const mark of yAbout ? ticks(...ys, yAbout) : []) {
+  for (const [mark, text] of ticks(...ys, yAbout)) {
     const kind = Math.abs(mark) < 1e-12 ? "zero" : "grid";
     svg.append(s("line", { class: kind, x1: left, x2: width - right, y1: y(mark), y2: y(mark) }),
-      s("text", { x: left - 6, y: y(mark) + 4, "text-anchor": "end" }, short(mark)));
+      s("text", { x: left - 6, y: y(mark) + 4, "text-anchor": "end" }, text));
   }
   const below = (px, py, text) => svg.append(s("text", { x: px, y: py, "text-anchor": "middle" }, text));
-  for (const mark of xAbout ? ticks(...xs, xAbout) : []) below(x(mark), height - bottom + 14, short(mark));
+  for (const [mark, text] of ticks(...xs, xAbout)) below(x(mark), height - bottom + 14, text);
   if (xText) below((left + width - right) / 2, height - 3, xText);
   if (yText) svg.append(s("text", { x: left - 32, y: 10 }, yText));
   const back = (event) => {
@@ -305,7 +307,7 @@ function card({ e, i, gap, length }, prompt) {
   const words = h(long ? "div.row" : "div.words", { role: "listbox", "aria-orientation": "horizontal",
     "aria-label": `${unit}s of ${e.prompt}, ${when(e)}` });
   texts.forEach((text, t) => {
-    const special = /^(<.*>|\[.*\]|[⏎␣]+)$/.test(spell(text)), gapped = !t || !spaced || /^\s/.test(text);
+    const special = /^(<.*>|\[.*\]|[⏎␣]+)$/.test(spell(text)), gapped = !t || !spaced || special || /^\s/.test(text);
     words.append(h("span", { class: `t${gapped ? " gap" : ""}${special ? " special" : ""}`, role: "option", tabindex: -1,
       "data-t": t, "aria-selected": "false" }, spell(text), e.tokens.clipped?.[t] && h("i", { title: "clipped" })));
   });
@@ -371,7 +373,7 @@ function paint() { // colours, bars and names of every token that is shown
   }
   const end = short(Number(scale.toPrecision(2)));
   $("legend").replaceChildren(h("span", c ? `${c} − ${end}` : `−${end}`), h("span.ramp"), h("span", c ? `${c} + ${end}` : `+${end}`),
-    h("span", `${view.channel}: ${meaning}. The bar stands above its line for +, below it for −.`));
+    h("span.said", `${view.channel}: ${meaning}. Bars above the line are +, below it −.`));
   noteSliders();
   inspectToken();
 }
@@ -428,17 +430,18 @@ function inspectToken() { // every number of the chosen token, and how its advan
     ["log ref", num(get("ref_logprob"))], ["KL", signed(get("kl"))], ["entropy", num(get("entropy"))], ["score", num(get("score"))],
     ["V", signed(get("value"))], ["V′", signed(get("next_value"))], ["ratio", num(get("ratio")) + (get("clipped") ? " clipped" : "")],
     ["A, recorded", signed(get("advantage"))], ["true V", se("true_value")], ["true A", se("true_advantage")],
+    ["state", get("state") ? get("state").slice(0, 8).map(short).join(", ") : "–"],
     ["A − true A", isNumber(off) ? signed(off) + (error > 0 ? `, ${(Math.abs(off) / error).toFixed(1)} SE` : "") : "–"]];
-  const top = get("top") ?? [], drawn = get("token"), seen = top.some(([text]) => text === drawn);
-  const bars = seen || !top.length || !isNumber(get("logprob")) ? top : [...top, [drawn, Math.exp(get("logprob"))]];
+  const top = get("top") ?? [], drawn = get("token"), same = (text) => spell(text) === spell(drawn);
+  const bars = top.some(([text]) => same(text)) || !top.length || !isNumber(get("logprob")) ? top : [...top, [drawn, Math.exp(get("logprob"))]];
   host.replaceChildren(h("h3", spell(drawn)), h("p.quiet", `${unit} ${t + 1} of ${c.token.length}, ${when(e)}`),
     h("div.equations", { id: "equations" },
       charged && equation("r", "score − β·KL", `${num(get("score"))} − ${short(r.coef)}·${inside(get("kl"))}`, r.reward[t]),
       equation("δ", "r + γ·V′ − V", `${num(r.reward[t])} + ${gamma}·${inside(get("next_value"))} − ${inside(get("value"))}`, r.delta[t]),
       equation(name, `δ + γ·λ·${name}′`, `${num(r.delta[t])} + ${gamma}·${short(r.lam)}·${inside(next)}`, r.advantage[t])),
     h("dl.numbers", numbers.filter(([, value]) => value !== "–").map(([key, value]) =>
-      [h("dt", key), h("dd", { class: key.includes("true") ? "wide" : null }, value)])),
-    h("div.top", bars.map(([text, p]) => [h("span", spell(text)), h("i", { class: text === drawn ? "on" : null, "--m": p }),
+      [h("dt", { class: /true|state/.test(key) ? "wide" : null }, key), h("dd", value)])),
+    h("div.top", bars.map(([text, p]) => [h("span", spell(text)), h("i", { class: same(text) ? "on" : null, "--m": p }),
       h("span", `${(100 * p).toFixed(p < 0.1 ? 1 : 0)}%`)])));
 }
 
@@ -457,16 +460,17 @@ function drawAgreement() {
     if (data.agreement) drawMeasured(data.agreement);
   }
   const xs = points.map((p) => p.x), ys = points.map((p) => p.y), off = xs.map((x, k) => x - ys[k]);
-  const facts = { correlation: num(correlation(xs, ys)), "same sign": percent(mean(points.map((p) => Number(p.x * p.y > 0)))),
-    "root mean squared error": num(Math.sqrt(mean(off.map((d) => d * d)))), "mean error": signed(mean(off)),
-    [`${unit}s`]: points.length };
+  const clear = points.filter((p) => Math.abs(p.y) > 2 * p.se), noise = mean(points.map((p) => p.se ** 2));
+  const facts = { correlation: num(correlation(xs, ys)), "same sign, where it is clear": percent(mean(clear.map((p) => Number(p.x * p.y > 0)))),
+    "rmse, noise taken off": num(Math.sqrt(Math.max(0, mean(off.map((d) => d * d)) - noise))), "mean error": signed(mean(off)),
+    [`${unit}s, ${clear.length} of them clear`]: points.length };
   $("agreement-facts").replaceChildren(...Object.entries(facts).map(([name, value]) => h("div", h("b", String(value)), name)));
   const width = Math.max(280, $("scatter").clientWidth), range = span([...ys, ...points.map((p) => asRun[p.i].advantage[p.t])]);
   const plot = frame("GAE against the true advantage", width, Math.min(width, 420), range, range,
     { left: 46, bottom: 36, top: 18, xAbout: 6, yAbout: 6, xText: "GAE", yText: "true advantage" });
   plot.line([[range[0], range[0]], [range[1], range[1]]], "line-ink dashed thin");
   for (const p of points.filter((_, k) => k % Math.ceil(points.length / 1200) === 0)) {
-    const kind = p.x * p.y > 0 ? "pos" : "neg", x = plot.x(clamp(p.x, ...range));
+    const kind = !clear.includes(p) ? "quiet" : p.x * p.y > 0 ? "pos" : "neg", x = plot.x(clamp(p.x, ...range));
     const said = `${spell(episodes[p.i].tokens.token[p.t])}: GAE ${signed(p.x)}, true ${signed(p.y)} ± ${num(p.se)}`;
     const onclick = () => showToken(p.i, p.t);
     plot.svg.append(s(`line.thin.line-${kind}`, { opacity: 0.4, x1: x, x2: x, y1: plot.y(p.y - p.se), y2: plot.y(p.y + p.se) }),
@@ -481,7 +485,7 @@ function drawMeasured(measured) { // what `study credit` measured and saved
   const how = measured.exact ? "exact, by enumeration" : `the mean of ${measured.continuations} continuations from every prefix`;
   $("agreement-how").textContent = `${measured.completions} completions, ${measured.tokens} ${unit}s; the truth is ${how}. ` +
     `The critic's values correlate with the true ones at ${num(measured.value_correlation)}.`;
-  const rows = measured.by_position ?? [];
+  const rows = (measured.by_position ?? []).filter((row) => row.tokens >= 4);
   $("by-position").parentElement.hidden = rows.length < 2;
   $("measured").hidden = false;
   if (rows.length < 2) return;
