@@ -41,23 +41,28 @@ class InspectConfig:
 
 def main(config: InspectConfig, load_reward: Callable[[str], Reward]) -> Path | None:
     """Write the page and return its path; or print its terminal twin."""
-    folder = Path(config.run)
-    options = options_of(folder)
-    if "env" in options:
-        data = of_control(folder, options, config)
-    elif "rows" in options:
-        data = of_language(folder, options, config, load_reward)
-    else:
-        raise ValueError(
-            f"{folder} is no run of `rlhf-pg train` or `rlhf-pg control`: it has no config.yaml "
-            "that says so"
-        )
+    data = gather(config, load_reward)
     if config.terminal:
         terminal.show(data, console, config.channel)
         return None
-    path = page.write_page(Path(config.output) if config.output else folder / "report.html", data)
+    output = Path(config.output) if config.output else Path(config.run) / "report.html"
+    path = page.write_page(output, data)
     console.print(f"open {path} in a browser", markup=False, soft_wrap=True)
     return path
+
+
+def gather(config: InspectConfig, load_reward: Callable[[str], Reward]) -> dict[str, Any]:
+    """All that a run's page shows; ValueError where `config.run` is no run."""
+    folder = Path(config.run)
+    options = options_of(folder)
+    if "env" in options:
+        return of_control(folder, options, config)
+    if "rows" in options:
+        return of_language(folder, options, config, load_reward)
+    raise ValueError(
+        f"{folder} is no run of `rlhf-pg train` or `rlhf-pg control`: it has no config.yaml that "
+        "says so"
+    )
 
 
 def of_language(
