@@ -91,7 +91,8 @@ def test_measures_are_unbiased_and_their_errors_true(shift, sampled, anchored):
             truth = Truth(blocks, 1)
         noise = drawn(generator, torch.zeros(SIZE), 1.5)
         estimates = TRUE + shift + noise
-        anchor = TRUE + 0.9 * noise if anchored else None
+        other = drawn(generator, torch.zeros(SIZE), 0.6)
+        anchor = TRUE + 0.9 * noise + other if anchored else None
         return of(estimates, truth, anchor=anchor)
 
     mean, deviation, root_of_times = repeated(make)

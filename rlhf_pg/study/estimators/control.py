@@ -11,7 +11,7 @@ from torch import Tensor
 from rlhf_pg.control.environments import make_environments
 from rlhf_pg.control.gradients import acting_parameters
 from rlhf_pg.control.policies import ActorCritic, load_policy
-from rlhf_pg.control.presets import preset, tuned
+from rlhf_pg.control.presets import preset
 from rlhf_pg.control.rollout import Collector
 from rlhf_pg.control.synchronous import Synchronous
 from rlhf_pg.core.algorithms import LearnerConfig
@@ -94,7 +94,7 @@ class Control:
 
 def learned(env: str, steps: int, sizes: Sizes) -> Control:
     """A policy and critic that a2c has taught for so many steps; ValueError for unknown names."""
-    training = Synchronous(tuned(preset("a2c", env), environments=16, seed=sizes.seed))
+    training = Synchronous(replace(preset("a2c", env), seed=sizes.seed))
     while training.steps < steps:
         training.iterate()
     training.close()

@@ -35,7 +35,7 @@ ESTIMATOR: dict[str, str] = {
     "bias is within noise where this is less than twice its error",
     "variance": "E|g - E g|^2 / |g*|^2, the trace of the covariance",
     "mse": "E|g - g*|^2 / |g*|^2 = bias^2 + variance",
-    "cosine": "of the angle between E g and g*",
+    "cosine": "of the angle between E g and g*; null where E g cannot be told from zero",
     "cosine_single": "mean cosine of the angle between one estimate and g*",
     "snr": "|E g|^2 / E|g - E g|^2, of one estimate",
     "..._se": "standard error of the measure, 0 where exact; it and the measure are null where "
@@ -98,10 +98,10 @@ def _estimates(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Block means (M, BLOCKS, parameters), and |g|^2 and g . direction of each, (M, batches)."""
     each = len(batches) // BLOCKS
-    blocks = torch.zeros(len(chosen), BLOCKS, len(direction))
+    direction = direction.to(parameters[0].dtype)
+    blocks = direction.new_zeros(len(chosen), BLOCKS, len(direction))
     squares = torch.zeros(len(chosen), len(batches), dtype=torch.float64)
     along = torch.zeros_like(squares)
-    direction = direction.float()
     for i, batch in enumerate(batches):
         same = next(iter(batch.values()))  # whatever the critic, these are the same episodes
         logprobs = policy.evaluate(same).logprobs
@@ -125,7 +125,11 @@ def _entry(
     bias, bias_se = root(numbers["bias_squared"], numbers["bias_squared_se"])
     cosines = along / (squares.sqrt() * math.sqrt(truth.squared_norm)).clamp(min=1e-30)
     projections = along * numbers["scale"] / truth.squared_norm
-    cosine = max(-1.0, min(1.0, numbers["cosine"]))  # noise may carry it beyond
+    cosine = numbers["cosine"]
+    if numbers["snr"] < 2 * numbers["snr_se"] or not math.isfinite(cosine):
+        cosine = math.nan  # a mean that cannot be told from zero has no direction
+    else:
+        cosine = max(-1.0, min(1.0, cosine))  # noise may carry it beyond
     found = {
         **numbers,
         "cosine": cosine,

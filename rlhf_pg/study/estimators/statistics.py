@@ -94,24 +94,27 @@ def measured(
     """The measures and their standard errors, `..._se`.
 
     `blocks` (n, parameters) are means of equally many estimates, `squares` (n,) of their |g|^2.
-    `anchor` (n, parameters) are those of an unbiased estimator from the same batches. Then
-    E g - g* is taken as the mean difference from it, in which most of the noise cancels (a control
-    variate); the truth is added where E g itself is asked for.
+    `anchor` (n, parameters) are those of an unbiased estimator u from the same batches, as a
+    control variate: E g is taken as mean(g) - beta (mean(u) - g*), beta such that the noise of the
+    bias is least.
     """
-    factor = _fit(blocks, anchor) if rescaled and anchor is not None else 1.0
+    beta = 0.0
+    factor = _factor(blocks, anchor) if rescaled and anchor is not None else 1.0
     blocks, squares = blocks * factor, squares.double() * factor**2
-    away = blocks if anchor is None else blocks - anchor
+    away = blocks
+    if anchor is not None:
+        beta = _share(blocks, anchor, truth)
+        away = blocks - beta * anchor
     own, apart = inner(blocks, blocks), inner(away, away)
     along, true = inner(away, truth.blocks), truth.gram
 
     def of(rows: Tensor, columns: Tensor) -> Numbers:
         variance = float(squares[rows].mean()) - float(square_of_mean(own[rows][:, rows]))
-        mean_squared = float(square_of_mean(apart[rows][:, rows]))
         product = float(along[rows][:, columns].mean())
         norm = float(square_of_mean(true[columns][:, columns]))
-        if anchor is not None:  # E g = g* + E(g - anchor)
-            mean_squared, product = mean_squared + 2 * product + norm, product + norm
-        return relative(mean_squared, product, variance, norm, rescaled)
+        mean_squared = float(square_of_mean(apart[rows][:, rows]))
+        mean_squared += 2 * beta * product + beta**2 * norm
+        return relative(mean_squared, product + beta * norm, variance, norm, rescaled)
 
     rows, columns = torch.arange(len(own)), torch.arange(len(true))
     result = of(rows, columns)
@@ -123,9 +126,18 @@ def measured(
     return result | {f"{name}_se": math.sqrt(x) for name, x in variances.items()}
 
 
-def _fit(blocks: Tensor, anchor: Tensor) -> float:
-    """The factor that brings the blocks nearest to the anchor's."""
+def _factor(blocks: Tensor, anchor: Tensor) -> float:
+    """What brings the blocks nearest to the anchor's."""
     return float((blocks * anchor).sum() / (blocks**2).sum().clamp(min=1e-30))
+
+
+def _share(blocks: Tensor, anchor: Tensor, truth: Truth) -> float:
+    """beta that makes the noise of mean(g) - beta mean(u) - (1 - beta) g* least."""
+    g, u, t = (x - x.mean(0) for x in (blocks, anchor, truth.blocks))
+    n = len(g) * (len(g) - 1)
+    common, whole = float((g * u).sum()) / n, float((u**2).sum()) / n
+    of_truth = 0.0 if truth.exact else float((t**2).sum()) / (len(t) * (len(t) - 1))
+    return (common + of_truth) / max(whole + of_truth, 1e-30)
 
 
 def known(mean: Tensor, square: float, rows: int, truth: Truth, rescaled: bool) -> Numbers:

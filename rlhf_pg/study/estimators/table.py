@@ -63,7 +63,7 @@ def _cells(entry: Entry) -> list[Text]:
         Text(number(entry["mse"])),
         _with_error(entry["cosine"], None if exact else entry["cosine_se"], "{:.3f}".format),
         Text(f"{entry['cosine_single']:.3f}"),
-        Text(number(entry["snr"])),
+        _snr(entry),
     ]
 
 
@@ -80,6 +80,13 @@ def _bias(entry: Entry) -> Text:
     if within_noise(entry):
         return Text(f"< {number(entry['bias'] + 2 * entry['bias_se'])}", style="green")
     return _with_error(entry["bias"], entry["bias_se"], number)
+
+
+def _snr(entry: Entry) -> Text:
+    snr, error = entry["snr"], entry["snr_se"]
+    if snr is not None and error is not None and snr < 2 * error:
+        return Text(f"< {number(max(snr, 0.0) + 2 * error)}", style="dim")
+    return Text(number(snr))
 
 
 def _with_error(value: float | None, error: float | None, plain: Callable[[float], str]) -> Text:
@@ -117,8 +124,8 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         f"{result['samples_per_prompt']} from each start; {result['estimates']} estimates.",
         "bias |E g − g*|/|g*|; variance and mean squared error in |g*|²; cosine of E g, and the "
         "mean of one g's, with g*; SNR |E g|²/variance. ± is twice the standard error, none where "
-        "every episode was summed; “< x” is a bias within noise, at most about x; where sampled, "
-        "it is measured as the difference from the unbiased λ=1 on the same batches.",
+        "every episode was summed; “< x” is within noise, and at most about x. Where sampled, the "
+        "unbiased λ=1 on the same batches serves as a control variate.",
     ]
     if any(entry["rescaled"] for entry in result["methods"]):
         lines.append(

@@ -1,0 +1,246 @@
+"""Estimators of text: exact expectations in a second way; a sampled truth and the oracle's."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rlhf_pg.core.algorithms import LearnerConfig
+from rlhf_pg.language import models
+from rlhf_pg.language.settings import preset
+from rlhf_pg.language.training import train
+from rlhf_pg.study.estimators.laboratory import laboratory
+from rlhf_pg.study.estimators.measure import estimate
+from rlhf_pg.study.estimators.methods import Method, methods
+from rlhf_pg.study.estimators.sources import Sizes, after, explained, moved
+from rlhf_pg.study.estimators.statistics import known
+from rlhf_pg.study.estimators.text import Enumerated, Text
+from rlhf_pg.study.oracle import language_oracle, policy_parameters
+from rlhf_pg.study.tasks import opinion, small_task
+
+SIZES = Sizes(rows=8, group=4, truth_rows=4000, critic_batches=8, seed=0)
+CONSTANTS = {"moving-average": -0.7, "optimal": 0.4}
+LAMBDAS = {"fitted": [0.0, 0.5, 1.0], "zero": [0.0], "exact": [0.0, 0.95]}
+ROUNDING = 1e-5  # of models in 32 bits
+
+
+@pytest.fixture(scope="module")
+def source():
+    return Enumerated(small_task(max_new_tokens=3), SIZES, kl_coef=0.1)
+
+
+@pytest.fixture(scope="module")
+def chosen(source):
+    return methods(1.0, source.ppo, LAMBDAS)
+
+
+@pytest.fixture(scope="module")
+def numbers(source, chosen):
+    """The exact measures, by name."""
+    alone = [method for method in chosen if not method.couples]
+    truth = source.truth(source.policy, lambda: None)
+    moments = source.expected(alone, CONSTANTS)
+    return {
+        method.name: known(*moment, SIZES.rows, truth, method.rescaled)
+        for method, moment in zip(alone, moments, strict=True)
+    }
+
+
+def by_definition(source, critic, lam):
+    """Bias, variance and cosine of GAE: sum of (gamma lambda)^l delta_{t+l}, episode by episode."""
+    exact, values = source.exact, source.values[critic]
+    rewards = exact.episodes.rewards - 0.1 * (exact.logprobs - exact.ref_logprobs)
+    parameters = policy_parameters(source.policy)
+    mean, square = 0.0, 0.0
+    for row, probability in enumerate(exact.probs):
+        steps = int(exact.episodes.mask[row].sum())
+        value = [*values[row, :steps].tolist(), 0.0]
+        delta = [float(rewards[row, t]) + value[t + 1] - value[t] for t in range(steps)]
+        weights = [sum(lam**i * d for i, d in enumerate(delta[t:])) for t in range(steps)]
+        logprobs = source.policy.evaluate(exact.episodes[[row]]).logprobs[0, :steps]
+        loss = (logprobs * torch.tensor(weights)).sum()
+        gradients = torch.autograd.grad(loss, parameters)
+        gradient = torch.cat([g.flatten() for g in gradients]).double()
+        mean, square = mean + probability * gradient, square + probability * gradient @ gradient
+    truth = exact.gradient
+    return {
+        "bias_squared": float((mean - truth).square().sum() / truth.square().sum()),
+        "variance": float((square - mean @ mean) / SIZES.rows / truth.square().sum()),
+        "cosine": float(mean @ truth / mean.norm() / truth.norm()),
+    }
+
+
+UNBIASED = [
+    "REINFORCE, whole return", "reward-to-go", "moving average", "optimal constant",
+    "critic (fitted), λ=1", "critic (exact), λ=1", "gae λ=1, fitted critic",
+    "gae λ=0, exact critic", "gae λ=0.95, exact critic",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNBIASED)
+def test_what_theory_calls_unbiased_has_no_bias(numbers, name):
+    assert numbers[name]["bias_squared"] ** 0.5 < ROUNDING
+    assert numbers[name]["cosine"] == pytest.approx(1)
+
+
+def test_nothing_else_is_without(numbers):
+    biased = {name for name, found in numbers.items() if found["bias_squared"] ** 0.5 > 1e-3}
+    assert biased == set(numbers) - set(UNBIASED)
+    assert biased == {"gae λ=0, fitted critic", "gae λ=0.5, fitted critic", "gae λ=0, zero critic"}
+
+
+@pytest.mark.parametrize("critic, lam", [("fitted", 0.5), ("zero", 0.0), ("exact", 0.95)])
+def test_bias_and_variance_by_definition(source, numbers, critic, lam):
+    found = numbers[f"gae λ={lam:g}, {critic} critic"]
+    for name, value in by_definition(source, critic, lam).items():
+        assert found[name] == pytest.approx(value, rel=1e-3, abs=1e-8), name
+
+
+def test_what_is_sampled_agrees_with_what_is_exact(source, chosen, numbers):
+    batches = [source.draw() for _ in range(200)]
+    truth = source.truth(source.policy, lambda: None)
+    alone = [method for method in chosen if method.name in numbers]
+    acting = source.acting(source.policy)
+    entries = estimate(source.policy, acting, batches, alone, CONSTANTS, truth, lambda: None)
+    for entry in entries:
+        assert not entry["expected_exactly"]
+        for name in ("bias_squared", "variance", "mse", "snr"):
+            error = entry[f"{name}_se"]
+            assert abs(entry[name] - numbers[entry["name"]][name]) < 4 * error, entry["name"]
+    exact = {name: found for name, found in numbers.items()}
+    again = estimate(
+        source.policy, acting, batches[:40], alone[:2], CONSTANTS, truth, lambda: None, exact
+    )
+    assert all(entry["expected_exactly"] and entry["bias_se"] < 1e-2 for entry in again)
+
+
+def test_coupled_is_what_depends_on_the_other_rows(source, chosen):
+    """Weights of a batch against those of its groups alone; a group is the least that can be."""
+    for method in [*chosen, Method("token", "ppo", LearnerConfig(reduction="token"), "zero")]:
+        depends = False
+        for _ in range(5):
+            rollout = source.draw()[method.critic or "zero"]
+            single = replace(rollout, group_size=1)
+            if method.config.baseline in ("leave-one-out", "group", "group-centred"):
+                continue  # these cannot be asked of a single row
+            whole = method.weights(single, CONSTANTS) * SIZES.rows
+            rows = [method.weights(single[[i]], CONSTANTS) for i in range(SIZES.rows)]
+            depends |= not torch.allclose(whole, torch.cat(rows), atol=1e-5)
+        if method.config.baseline not in ("leave-one-out", "group", "group-centred"):
+            assert depends == method.couples, method.name
+        else:
+            assert method.couples
+
+
+def test_ppos_first_gradient_is_the_plain_one(source):
+    plain = LearnerConfig(lam=0.9)
+    for _ in range(3):
+        rollout = source.draw()["fitted"]
+        now = source.policy.evaluate(rollout).logprobs
+        clipped = Method("ppo", "ppo", replace(plain, clip=0.2), "fitted", steps=0)
+        expected = Method("gae", "gae", plain, "fitted").weights(rollout, {})
+        torch.testing.assert_close(clipped.weights(rollout, {}, now), expected, atol=1e-5, rtol=0)
+
+
+def test_critics_explain_the_more_the_better_they_are(source):
+    batches = [source.draw() for _ in range(30)]
+    zero, fitted, exact = (explained(batches, name, 1.0) for name in ("zero", "fitted", "exact"))
+    assert zero == pytest.approx(0, abs=1e-6) and 0.02 < fitted < exact < 1
+
+
+def test_fitting_a_critic_leaves_the_policy_alone(source):
+    task = small_task(max_new_tokens=3)
+    for ours, theirs in zip(
+        policy_parameters(source.policy), policy_parameters(task.policy), strict=True
+    ):
+        assert torch.equal(ours, theirs) and ours.requires_grad
+
+
+def test_steps_of_ppo_lead_away_and_the_truth_goes_along(source):
+    recorded = source.draw()["fitted"]
+    assert after(source.policy, recorded, source.ppo, 0) is source.policy
+    one, four = (after(source.policy, recorded, source.ppo, k) for k in (1, 4))
+    batches = [source.draw() for _ in range(10)]
+    assert moved(source.policy, batches) == pytest.approx(0, abs=1e-8)
+    assert 0 < moved(one, batches) < moved(four, batches)
+    task = source.small
+    expected = language_oracle(
+        four, task.reference, task.tokenizer, task.prompt, task.reward, 3, 0.1
+    ).gradient
+    truth = source.truth(four, lambda: None)
+    torch.testing.assert_close(truth.mean, expected)
+    assert not torch.allclose(truth.mean, source.exact.gradient, rtol=0.01)
+
+
+def test_the_laboratory_judges_each_step_by_its_own_truth(source):
+    result = laboratory(source, 40, [0.5, 1.0], [0, 2])
+    entries = {entry["name"]: entry for entry in result["methods"]}
+    assert result["truth"]["relative_error"] == 0
+    assert result["truth"]["norm"] == pytest.approx(float(source.exact.gradient.norm()))
+    assert entries["reward-to-go"]["expected_exactly"]
+    assert not entries["leave-one-out"]["expected_exactly"]
+    assert entries["ppo λ=0.95, k=2"]["moved"] > 0
+    exact = {"variance_se": 0.0, "bias_se": 0.0}
+    for entry in entries.values():
+        if entry["expected_exactly"]:
+            assert exact.items() <= entry.items() or entry["bias"] < 1e-3
+    # Leave-one-out of 4 is unbiased; the mean that holds the sample is 3/4 as long.
+    assert (
+        entries["leave-one-out"]["bias_squared"] < 3 * entries["leave-one-out"]["bias_squared_se"]
+    )
+    error = entries["group mean"]["bias_se"]
+    assert entries["group mean"]["bias"] == pytest.approx(0.25, abs=4 * error)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of `rlhf-pg train` on the small task's words, with every option that bends rewards."""
+    task = small_task()
+    models.save(tmp_path / "base", task.reference.model, task.tokenizer)
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": task.prompt}) + "\n")
+
+    def made(**changes):
+        config = preset("ppo")
+        config.model, config.data = str(tmp_path / "base"), str(tmp_path / "prompts.jsonl")
+        config.iterations, config.rows, config.max_new_tokens, config.device = 3, 16, 3, "cpu"
+        config.reward, config.temperature, config.kl_coef = "opinion", 0.9, 0.15
+        config.missing_eos_penalty, config.score_clip = 0.5, 1.5
+        config.output = str(tmp_path / "run")
+        config.learner.lr = 5e-3
+        for name, value in changes.items():
+            setattr(config, name, value)
+        return str(train(config, opinion).path)
+
+    return made
+
+
+@pytest.mark.parametrize("critic", ["shared", "none"])
+def test_the_truth_of_a_run_is_the_oracles_within_its_error(run, critic):
+    changes = {} if critic == "shared" else {"critic": "none", "algorithm": "reinforce"}
+    if changes:
+        changes["learner"] = replace(preset("reinforce").learner, lr=5e-3)
+    source = Text(run(**changes), lambda spec: opinion, SIZES)
+    assert list(source.critics) == (["own"] if critic == "shared" else ["fitted"])
+    truth = source.truth(source.policy, lambda: None)
+    trained = source.trained
+
+    def clipped(completions, **_):
+        return [max(-1.5, min(1.5, score)) for score in opinion(completions)]
+
+    expected = language_oracle(
+        source.policy, trained.task.reference, trained.task.tokenizer, "film", clipped, 3,
+        trained.kl_coef, missing_eos_penalty=0.5,
+    ).gradient  # fmt: skip
+    away = float((truth.mean.double() - expected).norm() / expected.norm())
+    assert 0.2 * truth.relative_error < away < 2.5 * truth.relative_error < 0.6
+    assert truth.squared_norm**0.5 == pytest.approx(float(expected.norm()), rel=0.3)
+    assert truth.episodes >= SIZES.truth_rows
+    rollout = next(iter(source.draw().values()))
+    assert rollout.group_size == 4 and len(rollout) == 8 and rollout.ref_logprobs is None
+    assert explained([{"x": rollout}], "x", 1.0) != 0
+
+
+def test_a_run_without_a_reward_says_so(tmp_path):
+    with pytest.raises(ValueError, match="no run"):
+        Text(str(tmp_path), lambda spec: opinion, SIZES)
