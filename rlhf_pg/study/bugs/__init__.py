@@ -1,0 +1,1 @@
+"""The museum of silent bugs: each room holds one wrong variant, and measures what it does."""
