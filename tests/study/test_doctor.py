@@ -208,6 +208,15 @@ def test_another_reference(llama, patient, tmp_path):
     assert kl.status == "note" and kl.value == pytest.approx(by_hand, rel=1e-4) and by_hand > 0
 
 
+def test_a_reference_far_away(llama, patient, tmp_path):
+    other = copy.deepcopy(llama[0])
+    other.get_output_embeddings().weight.data *= -6
+    models.save(tmp_path / "other", other, llama[1])
+    one = patient(llama, reference=str(tmp_path / "other"))
+    assert ill(one) == {"model, KL to the reference": "warn"}
+    assert "--kl_coef" in remedy(one, "model", "KL to the reference")
+
+
 def test_a_reference_with_other_tokens_or_none_at_all(llama, patient, tmp_path):
     other = models.train_tokenizer(["a film with a plot", *TEXTS[1:]], "word")
     models.save(tmp_path / "other", tiny_lm("llama", other), other)

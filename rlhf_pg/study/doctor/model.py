@@ -5,9 +5,10 @@ from pathlib import Path
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.language import models
 from rlhf_pg.language.rollout import reference_logprobs
-from rlhf_pg.study.doctor.finding import Check, Finding, Missing, judged, small
+from rlhf_pg.study.doctor.finding import Check, Finding, Missing, Status, judged, small
 from rlhf_pg.study.doctor.patient import Patient
 
+FAR = 20.0  # nats per completion; training seldom goes farther than 10
 NEUTRAL = {  # what leaves the model's distribution alone
     "temperature": 1.0,
     "top_k": 0,
@@ -116,8 +117,15 @@ def kl_at_the_start(patient: Patient) -> Finding:
     drift = zero_padding(ours - theirs, done.mask)
     largest, kl = float(drift.abs().max()), float(drift.sum(1).mean())
     if named is not None and largest > 0:
-        said = f"{kl:.3g} nats per completion, by design"
-        return Finding("note", said, "0 for a copy", value=kl)
+        price = patient.config.kl_coef * kl
+        remedy = (
+            f"the policy begins far from the reference, at a penalty of {price:.3g} a completion "
+            "that drowns the score: leave --reference out, or lower --kl_coef"
+        )
+        said = f"{kl:.3g} nats per completion, another model"
+        far = kl > FAR
+        status: Status = "warn" if far else "note"
+        return Finding(status, said, f"at most {FAR:g}", remedy if far else "", kl)
     return judged(
         largest == 0,
         f"{small(largest)} nats",

@@ -26,14 +26,18 @@ WIDTH = 100
 def show(patient: Patient, findings: list[Finding]) -> None:
     """Print the table, the remedies by how much they matter, and the summary."""
     width = min(WIDTH, console.width) if console.is_terminal else WIDTH
-    console.print(Text(asked(patient), "bold"), soft_wrap=False, width=width)
+    piped = not console.is_terminal
+    console.print(Text(asked(patient), "bold"), soft_wrap=piped, width=width)
     console.print(table(findings, width, patient.config.explain))
     for status, title in (("fail", "To mend"), ("warn", "To look at"), ("note", "To know")):
         told = [f for f in findings if f.status == status and f.remedy]
         if told:
             console.print(Text(title, "bold"))
             console.print(_remedies(told, width))
-    console.print(Text(summary(findings), "bold"))
+    line = Text(summary(findings), "bold")
+    if not patient.config.explain:
+        line.append("   (--explain true says what each check is for)", "not bold dim")
+    console.print(line)
 
 
 def asked(patient: Patient) -> str:
