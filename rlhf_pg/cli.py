@@ -256,10 +256,25 @@ def build_parser(
 def _parse(parser: Any, name: str, arguments: Sequence[str]) -> Any:
     """Read options; ValueError, in one line, for what cannot be read."""
     try:
-        return parser.parse_args(list(arguments))
+        return parser.parse_args(_with_flags(parser, arguments))
     except argparse.ArgumentError as error:
         known = list(parser.get_defaults().keys())
         raise ValueError(_what_is_wrong(str(error), name, known)) from error
+
+
+def _with_flags(parser: Any, arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--flag` spelt `--flag=true`, where a bool option stands without a value.
+
+    jsonargparse wants the value; people, and a positional after it, do not.
+    """
+    defaults = parser.get_defaults()
+    flags = {f"--{key}" for key, value in defaults.items() if isinstance(value, bool)}
+    return [
+        f"{argument}=true"
+        if argument in flags and after.lower() not in ("true", "false", "yes", "no")
+        else argument
+        for argument, after in zip(arguments, [*arguments[1:], ""], strict=False)
+    ]
 
 
 def _what_is_wrong(text: str, name: str, known: list[str]) -> str:

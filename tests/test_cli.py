@@ -306,3 +306,23 @@ def test_an_interrupt_is_said_and_leaves_no_policy(here, monkeypatch, capsys):
         "\nrlhf-pg: stopped; what the run folder holds so far is kept\n"
     )
     assert not (here / "out" / "policy").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--greedy"], True),
+        (["--greedy", "base"], True),  # what follows is the model
+        (["--greedy", "true"], True),
+        (["--greedy", "False"], False),
+        (["--greedy=false", "base"], False),
+        ([], False),
+    ],
+)
+def test_a_flag_needs_no_value(arguments, expected):
+    assert read_config("sample", COMMANDS["sample"], arguments).greedy is expected
+
+
+def test_a_nested_flag_needs_no_value():
+    config = read_config("train", COMMANDS["train"], ["--learner.whiten_rewards", "--rows", "8"])
+    assert config.learner.whiten_rewards is True and config.rows == 8
