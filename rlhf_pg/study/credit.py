@@ -132,6 +132,34 @@ def show(found: dict[str, Any]) -> None:
         f"The critic's V against the true V: correlation {_number(found['value_correlation'])}, "
         f"bias {found['value_bias']:+.3f}. In bold, the run's own λ."
     )
+    console.print(_positions(found))
+
+
+def _positions(found: dict[str, Any], groups: int = 6) -> Table:
+    """The error by place in the completion, neighbouring places together."""
+    places = found["by_position"]
+    size = -(-len(places) // groups)
+    table = Table(
+        "tokens", "how many", "rms error", "bias", "noise of the truth",
+        title=f"GAE({found['lam']:g}) by position",
+    )  # fmt: skip
+    for start in range(0, len(places), size):
+        some = places[start : start + size]
+        table.add_row(
+            f"{some[0]['position'] + 1} to {some[-1]['position'] + 1}",
+            f"{sum(place['tokens'] for place in some):,}",
+            f"{_mean(some, 'rmse', 2):.3f}",
+            f"{_mean(some, 'bias'):+.3f}",
+            f"{_mean(some, 'noise', 2):.3f}",
+        )
+    return table
+
+
+def _mean(places: list[dict[str, float]], name: str, power: int = 1) -> float:
+    """The mean over their tokens; of the squares, and its root, for `power` 2."""
+    count = sum(place["tokens"] for place in places)
+    total = sum(place["tokens"] * place[name] ** power for place in places)
+    return float((total / count) ** (1 / power)) if power > 1 else total / count
 
 
 def _number(x: float | None) -> str:
