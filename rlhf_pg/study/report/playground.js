@@ -1,8 +1,8 @@
 // The playground: a policy gradient small enough to be exact. It draws with the functions of viewer.js.
-//
 // Two states, A and B; two actions, 0 stays and 1 goes to the other; four steps from A. theta_s is the logit of going.
 const HORIZON = 4, PAIR = [0, 1], STATES = ["A", "B"], ACTIONS = ["stay", "go"];
-const play = { a: 0.3, b: 0.5, rewards: [[0.2, -0.3], [1, 0]], count: 60, weigh: "return", step: 6, limit: 0.05, clip: 0.2, seed: 1 };
+const play = { a: 0.3, b: 0.5, rewards: [[0.2, -0.3], [1, 0]], count: 60, weigh: "return", step: 6, limit: 0.05,
+  clip: 0.2, seed: 1 };
 const sigmoid = (x) => 1 / (1 + Math.exp(-x));
 const after = (state, action) => (action ? 1 - state : state);
 const along = (theta, direction, k) => theta.map((x, i) => x + k * direction[i]);
@@ -39,8 +39,10 @@ function sample(draw, { p, V }) { // one trajectory, and its estimate of the gra
   });
   return { steps, estimate, total: sum(steps.map((one) => one.reward)) };
 }
-function divergence({ visits, p }, theta) { // KL(old || new) of an action, averaged over the states the old policy visits
-  const q = theta.map(sigmoid), kl = PAIR.map((k) => p[k] * Math.log(p[k] / q[k]) + (1 - p[k]) * Math.log((1 - p[k]) / (1 - q[k])));
+// KL(old || new) of an action, averaged over the states the old policy visits.
+function divergence({ visits, p }, theta) {
+  const q = theta.map(sigmoid), kl = PAIR.map((k) => p[k] * Math.log(p[k] / q[k])
+    + (1 - p[k]) * Math.log((1 - p[k]) / (1 - q[k])));
   return sum(visits.map((d) => d[0] * kl[0] + d[1] * kl[1])) / HORIZON;
 }
 function within(old, theta, direction, limit) { // the longest part of a step whose KL stays within the limit
@@ -65,11 +67,14 @@ function clipped(old, theta, size, clip) { // as many small steps up the expecta
   return at;
 }
 function drawPlayControls() {
-  const knobs = { a: ["π(go | A)", 0.02, 0.98, 0.01], b: ["π(go | B)", 0.02, 0.98, 0.01], count: ["Trajectories", 5, 400, 5],
+  const knobs = { a: ["π(go | A)", 0.02, 0.98, 0.01], b: ["π(go | B)", 0.02, 0.98, 0.01],
+    count: ["Trajectories", 5, 400, 5],
     step: ["Step size η", 0.5, 20, 0.5], limit: ["KL limit", 0.005, 0.3, 0.005], clip: ["Clip ε", 0.05, 0.6, 0.05] };
   const move = (key) => (value) => { play[key] = key === "count" ? Math.round(value) : value; drawPlay(); };
-  for (const [key, knob] of Object.entries(knobs)) slider($("play-sliders"), `play-${key}`, ...knob, play[key], move(key));
-  choice($("play-choices"), "Each action is weighed by", [["return", "the whole return G"], ["to-go", "the reward-to-go"],
+  for (const [key, knob] of Object.entries(knobs)) slider($("play-sliders"), `play-${key}`, ...knob, play[key],
+    move(key));
+  choice($("play-choices"), "Each action is weighed by",
+    [["return", "the whole return G"], ["to-go", "the reward-to-go"],
     ["baseline", "the reward-to-go − V(s)"]], play.weigh, move("weigh")).id = "play-weigh";
   STATES.forEach((state, k) => ACTIONS.forEach((action, a) => {
     const set = () => { play.rewards[k][a] = Number(box.value); drawPlay(); };
@@ -80,38 +85,50 @@ function drawPlayControls() {
   $("play-choices").append(h("button", { type: "button", id: "play-again", onclick: again }, "Draw again"));
 }
 function drawPlay() {
-  const theta = [play.a, play.b].map((p) => Math.log(p / (1 - p))), old = exact(theta, play.rewards), draw = random(play.seed);
-  const g = old.gradient, drawn = Array.from({ length: play.count }, () => sample(draw, old)), whole = along([0, 0], g, play.step);
+  const theta = [play.a, play.b].map((p) => Math.log(p / (1 - p))), old = exact(theta, play.rewards),
+    draw = random(play.seed);
+  const g = old.gradient, drawn = Array.from({ length: play.count }, () => sample(draw, old)),
+    whole = along([0, 0], g, play.step);
   const average = PAIR.map((k) => mean(drawn.map((one) => one.estimate[k])));
   const spread = PAIR.map((k) => sum(drawn.map((one) => (one.estimate[k] - average[k]) ** 2)) / (play.count - 1));
   const steps = [["as it was", theta, "ink"], ["unconstrained", along(theta, whole, 1), "neg"],
-    ["KL-limited", within(old, theta, whole, play.limit), "third"], ["clipped", clipped(old, theta, play.step, play.clip), "pos"]];
+    ["KL-limited", within(old, theta, whole, play.limit), "third"],
+      ["clipped", clipped(old, theta, play.step, play.clip), "pos"]];
   drawArrows(drawn, average, g);
   drawPlane(theta, old, steps);
-  $("play-table").replaceChildren(table(["step", "π(go | A)", "π(go | B)", "KL(old ‖ new)", "J"], steps.map(([name, at, kind]) =>
-    [h("span", h(`i.dot.fill-${kind}`), name), ...at.map(sigmoid), Math.max(0, divergence(old, at)), exact(at, play.rewards).J])));
+  $("play-table").replaceChildren(table(["step", "π(go | A)", "π(go | B)", "KL(old ‖ new)", "J"],
+    steps.map(([name, at, kind]) => [h("span", h(`i.dot.fill-${kind}`), name), ...at.map(sigmoid),
+      Math.max(0, divergence(old, at)), exact(at, play.rewards).J])));
   const vector = (x) => `(${signed(x[0])}, ${signed(x[1])})`, line = (name, text) => h("p", h("b", name), text);
-  const errors = spread.map((v) => Math.sqrt(v / play.count)), cosine = sum(PAIR.map((k) => g[k] * average[k])) / (Math.hypot(...g) * Math.hypot(...average));
+  const errors = spread.map((v) => Math.sqrt(v / play.count)),
+    cosine = sum(PAIR.map((k) => g[k] * average[k])) / (Math.hypot(...g) * Math.hypot(...average));
   $("play-equations").replaceChildren(
-    line("∂log π(go|s)/∂θₛ = 1 − π(go|s)", ` = ${num(1 - play.a)} in A, ${num(1 - play.b)} in B; for stay it is −π(go|s)`),
+    line("∂log π(go|s)/∂θₛ = 1 − π(go|s)",
+      ` = ${num(1 - play.a)} in A, ${num(1 - play.b)} in B; for stay it is −π(go|s)`),
     line("J = E[r₀ + r₁ + r₂ + r₃]", ` = ${num(old.J)}, exactly`),
     line("∇J = Σₜ E[∇log π(aₜ|sₜ) · A(sₜ, aₜ)]", ` = ${vector(g)}, exactly`),
-    line(`mean of ${play.count} estimates`, ` = ${vector(average)} ± (${errors.map(num).join(", ")}); cosine to ∇J ${num(cosine)}`),
+    line(`mean of ${play.count} estimates`,
+      ` = ${vector(average)} ± (${errors.map(num).join(", ")}); cosine to ∇J ${num(cosine)}`),
     line("variance of one estimate", ` = ${num(sum(spread))}`));
-  $("play-trajectories").replaceChildren(table(["trajectory", "return", "Σ ∇log π · weight"], drawn.slice(0, 8).map((one) =>
-    [one.steps.map((x) => `${STATES[x.state]} ${ACTIONS[x.action]} ${short(x.reward)}`).join(" → "), one.total, vector(one.estimate)])));
+  $("play-trajectories").replaceChildren(table(["trajectory", "return", "Σ ∇log π · weight"],
+    drawn.slice(0, 8).map((one) => [one.steps.map((x) => `${STATES[x.state]} ${ACTIONS[x.action]} ${short(x.reward)}`)
+      .join(" → "), one.total, vector(one.estimate)])));
 }
 function arrow(svg, from, to, kind, width) {
-  const [dx, dy] = [to[0] - from[0], to[1] - from[1]], long = Math.hypot(dx, dy) || 1, head = Math.min(long, 4 + 2 * width);
+  const [dx, dy] = [to[0] - from[0], to[1] - from[1]], long = Math.hypot(dx, dy) || 1,
+    head = Math.min(long, 4 + 2 * width);
   const [ux, uy] = [dx / long * head, dy / long * head], [bx, by] = [to[0] - ux, to[1] - uy];
   svg.append(s(`line.line-${kind}`, { "stroke-width": width, x1: from[0], y1: from[1], x2: bx, y2: by }),
-    s(`path.fill-${kind}`, { d: `M${to[0]} ${to[1]} L${bx - uy / 2} ${by + ux / 2} L${bx + uy / 2} ${by - ux / 2} z` }));
+    s(`path.fill-${kind}`,
+      { d: `M${to[0]} ${to[1]} L${bx - uy / 2} ${by + ux / 2} L${bx + uy / 2} ${by - ux / 2} z` }));
 }
 function drawArrows(drawn, average, g) {
   const width = Math.max(280, $("play-arrows").clientWidth), height = Math.min(width, 400);
-  const up = 1.05 * Math.max(quantile(drawn.flatMap((one) => one.estimate.map(Math.abs)), 0.97), Math.hypot(...g) * 1.2, 0.1);
+  const up = 1.05 * Math.max(quantile(drawn.flatMap((one) => one.estimate.map(Math.abs)), 0.97),
+    Math.hypot(...g) * 1.2, 0.1);
   const across = up * (width - 54) / (height - 54); // so that angles are right
-  const plot = frame("estimates of the gradient, their mean and the exact gradient", width, height, [-across, across], [-up, up],
+  const plot = frame("estimates of the gradient, their mean and the exact gradient", width, height, [-across, across],
+    [-up, up],
     { left: 46, bottom: 36, top: 18, xText: "∂ / ∂θ of A", yText: "∂ / ∂θ of B" });
   const place = ([a, b]) => [plot.x(clamp(a, -across, across)), plot.y(clamp(b, -up, up))], origin = place([0, 0]);
   const faint = s("g", { opacity: Math.min(0.55, 12 / drawn.length + 0.15) });
@@ -122,7 +139,8 @@ function drawArrows(drawn, average, g) {
   $("play-arrows").replaceChildren(plot.svg);
 }
 function drawPlane(theta, old, steps) {
-  const width = Math.max(280, $("play-plane").clientWidth), height = Math.min(width, 400), reach = 5, cells = 40, size = 0.25;
+  const width = Math.max(280, $("play-plane").clientWidth), height = Math.min(width, 400), reach = 5, cells = 40,
+    size = 0.25;
   const plot = frame("J over the two logits, and three steps", width, height, [-reach, reach], [-reach, reach],
     { left: 46, bottom: 36, top: 18, xText: "θ of A: logit of go", yText: "θ of B: logit of go" });
   const places = Array.from({ length: cells }, (_, i) => -reach + (i + 0.5) * size);
@@ -130,10 +148,13 @@ function drawPlane(theta, old, steps) {
   const low = Math.min(...all.map((cell) => cell[2])), high = Math.max(...all.map((cell) => cell[2]));
   const shade = (J) => 0.04 + 0.42 * Math.round(12 * (J - low) / (high - low || 1)) / 12;
   const wide = plot.x(size) - plot.x(0), tall = plot.y(0) - plot.y(size);
-  plot.svg.prepend(s("g", { "shape-rendering": "crispEdges" }, all.map(([a, b, J]) => s("rect.fill-pos", { width: wide, height: tall,
+  plot.svg.prepend(s("g", { "shape-rendering": "crispEdges" },
+    all.map(([a, b, J]) => s("rect.fill-pos", { width: wide, height: tall,
     x: plot.x(a - size / 2), y: plot.y(b + size / 2), "fill-opacity": shade(J).toFixed(3) }))));
-  const place = (at) => at.map((x) => clamp(x, -reach, reach)), pixel = (at) => [plot.x(place(at)[0]), plot.y(place(at)[1])];
-  const around = Array.from({ length: 73 }, (_, k) => [30 * Math.cos(k * Math.PI / 36), 30 * Math.sin(k * Math.PI / 36)]);
+  const place = (at) => at.map((x) => clamp(x, -reach, reach)),
+    pixel = (at) => [plot.x(place(at)[0]), plot.y(place(at)[1])];
+  const around = Array.from({ length: 73 }, (_, k) =>
+    [30 * Math.cos(k * Math.PI / 36), 30 * Math.sin(k * Math.PI / 36)]);
   plot.line(around.map((direction) => place(within(old, theta, direction, play.limit))), "line-third thin dashed");
   for (const [, at, kind] of steps.slice(1)) arrow(plot.svg, pixel(theta), pixel(at), kind, 2.4);
   plot.svg.append(s("circle.at", { r: 5, cx: pixel(theta)[0], cy: pixel(theta)[1] }));

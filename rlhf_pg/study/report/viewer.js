@@ -8,7 +8,8 @@ const control = data.kind === "control";
 const unit = control ? "step" : "token", whole = control ? "episode" : "completion";
 
 // ---------------------------------------------------------------- elements
-// h("p.quiet", {title: "..."}, children): an element; s(...) the same in SVG. "on..." listens, "--..." is a CSS variable.
+// h("p.quiet", {title: "..."}, children) is an element, s(...) the same in SVG; "on..." listens, "--..." is a
+// variable of CSS.
 const maker = (create) => (tag, ...children) => {
   const [name, ...classes] = tag.split("."), node = create(name);
   const attributes = children[0]?.constructor === Object ? children.shift() : {};
@@ -32,10 +33,12 @@ function table(heads, rows, on = -1) { // numbers of one column have the same de
   });
   const cell = (value, k) => (isNumber(value) ? minus((value || 0).toFixed(decimals[k])) : value ?? "–");
   return h("table", h("thead", h("tr", heads.map((head) => h("th", { scope: "col" }, head)))),
-    h("tbody", rows.map((row, i) => h("tr", { class: i === on ? "on" : null }, row.map((v, k) => h("td", cell(v, k)))))));
+    h("tbody", rows.map((row, i) => h("tr", { class: i === on ? "on" : null },
+      row.map((v, k) => h("td", cell(v, k)))))));
 }
 function choice(host, label, options, value, input) {
-  const select = h("select", { onchange: () => input(select.value) }, options.map(([v, text]) => h("option", { value: v }, text)));
+  const select = h("select", { onchange: () => input(select.value) },
+    options.map(([v, text]) => h("option", { value: v }, text)));
   select.value = value;
   host.append(h("label", label, select));
   return select;
@@ -48,7 +51,8 @@ const short = (x) => minus(String(Number(x.toPrecision(4))));
 function num(x) {
   if (!isNumber(x)) return "–";
   const size = Math.abs(x) < 1e-12 ? 0 : Math.abs(x);
-  const text = size && size < 0.0005 ? size.toExponential(1) : size.toFixed(size < 10 ? 3 : size < 100 ? 2 : size < 1000 ? 1 : 0);
+  const text = size && size < 0.0005 ? size.toExponential(1)
+    : size.toFixed(size < 10 ? 3 : size < 100 ? 2 : size < 1000 ? 1 : 0);
   return (x < 0 && size ? "−" : "") + minus(text);
 }
 const signed = (x) => (x >= 1e-12 ? "+" : "") + num(x);
@@ -152,14 +156,16 @@ function drawOverview() {
   $("constants").textContent = constant.length ? `The same throughout: ${constant.join(" · ")}.` : "";
   $("scrubber").hidden = iterations.length < 2;
   if (iterations.length < 2) return;
-  const last = iterations.length - 1, range = h("input", { type: "range", id: "scrub", min: 0, max: last, value: last });
+  const last = iterations.length - 1;
+  const range = h("input", { type: "range", id: "scrub", min: 0, max: last, value: last });
   range.addEventListener("input", () => scrubTo(Number(range.value)));
   $("scrubber").append(h("div.slider", h("label", { for: "scrub" }), range));
   pointAt(last);
 }
 function drawCurve(name, seen) {
   const values = data.metrics[name], ends = [iterations[0], iterations.at(-1)];
-  const chart = frame(`${name} over iterations, from ${num(seen[0])} to ${num(seen.at(-1))}`, 260, 118, ends, span(seen));
+  const chart = frame(`${name} over iterations, from ${num(seen[0])} to ${num(seen.at(-1))}`, 260, 118, ends,
+    span(seen));
   const cursor = s("line.cursor", { y1: 8, y2: 98 }), dot = s("circle.at", { r: 3.5 }), out = h("output");
   const measured = iterations.map((_, i) => i).filter((i) => isNumber(values[i]));
   chart.line(iterations.map((it, i) => [it, values[i]]));
@@ -175,7 +181,8 @@ function drawCurve(name, seen) {
   chart.svg.addEventListener("pointerleave", () => pointAt(Number($("scrub").value)));
   chart.svg.addEventListener("click", (event) => scrubTo($("scrub").value = under(event)));
   const help = data.help[name] ?? data.help[name.replace(/\/.*/, "/NAME")], id = `tip-${cursors.length}`;
-  const about = `From ${num(seen[0])} to ${num(seen.at(-1))}; least ${num(Math.min(...seen))}, most ${num(Math.max(...seen))}.`;
+  const [first, last, least, most] = [seen[0], seen.at(-1), Math.min(...seen), Math.max(...seen)].map(num);
+  const about = `From ${first} to ${last}; least ${least}, most ${most}.`;
   return h("div.chart", h("div", h("button", { type: "button", "aria-describedby": id }, name), out,
     h("span.tip", { role: "tooltip", id }, help ? `${help}. ` : "", about)), chart.svg);
 }
@@ -226,7 +233,8 @@ const spell = (text) => text.trim().replace(/\s*\n\s*/g, "⏎") || (text.include
 
 function gapOf(e, i) { // mean |advantage - true advantage|, in standard errors; in reward where the truth is exact
   const gaps = e.tokens.token.map((_, t) => {
-    const off = Math.abs(advantageOf(i, t) - (e.tokens.true_advantage?.[t] ?? NaN)), se = e.tokens.true_advantage_se?.[t];
+    const off = Math.abs(advantageOf(i, t) - (e.tokens.true_advantage?.[t] ?? NaN)),
+      se = e.tokens.true_advantage_se?.[t];
     return se > 0 ? off / se : off;
   }).filter(isNumber);
   return gaps.length ? mean(gaps) : null;
@@ -243,7 +251,8 @@ function drawControls() {
   for (const [name, [value, meaning]] of Object.entries(CHANNELS)) {
     const disabled = !episodes.some((e, i) => e.tokens.token.some((_, t) => value(e, now[i], t)));
     const onchange = () => { view.channel = name; paint(); };
-    const radio = h("input", { type: "radio", name: "channel", value: name, checked: name === view.channel, disabled, onchange });
+    const radio = h("input", { type: "radio", name: "channel", value: name, checked: name === view.channel, disabled,
+      onchange });
     $("channels").append(h("label", { title: meaning }, radio, h("span", name)));
   }
   const own = episodes.at(-1) ?? { gamma: 1, lam: 0.95 }, coef = own.kl_coef ?? 0;
@@ -261,11 +270,13 @@ function drawControls() {
   const times = unique(episodes.map((e) => e.iteration)).sort((a, b) => (a ?? Infinity) - (b ?? Infinity));
   if (final && !control) view.iteration = "null";
   choice(host, "Prompt", [["", "every prompt"], ...prompts.map((p) => [p, p])], "", relist("prompt"));
-  chooser.iteration = choice(host, "Iteration", [["", "every one"], ...times.map((it) => [String(it), it ?? "after training"])],
+  chooser.iteration = choice(host, "Iteration", [["", "every one"],
+    ...times.map((it) => [String(it), it ?? "after training"])],
     view.iteration, relist("iteration"));
   choice(host, "Sort by", [["", "as recorded"], ["-score", "highest score"], ["score", "lowest score"],
     ["-length", "longest"], ["length", "shortest"], ["-gap", "most disagreement"]], "", relist("sort"));
-  for (const [key, label] of [["score", "Score at least"], ["length", "Length at least"], ["gap", "Disagreement at least"]]) {
+  for (const [key, label] of [["score", "Score at least"], ["length", "Length at least"],
+    ["gap", "Disagreement at least"]]) {
     const read = () => relist(key)(box.value === "" ? null : Number(box.value));
     const box = h("input", { type: "number", step: "any", oninput: read });
     host.append(h("label", label, box));
@@ -301,14 +312,16 @@ function listEpisodes() {
 }
 function card({ e, i, gap, length }, prompt) {
   const errors = (e.tokens.true_advantage_se ?? []).some((x) => x > 0) ? " SE" : "";
-  const facts = [when(e), `score ${signed(e.score)}`, isNumber(e.gold) && `gold ${signed(e.gold)}`, `${length} ${unit}s`,
+  const facts = [when(e), `score ${signed(e.score)}`, isNumber(e.gold) && `gold ${signed(e.gold)}`,
+    `${length} ${unit}s`,
     !e.finished && "cut at the limit", gap !== null && `disagreement ${gap.toFixed(1)}${errors}`];
   const long = control || length > 120, texts = e.tokens.token, spaced = texts.some((text) => /^\s/.test(text));
   const words = h(long ? "div.row" : "div.words", { role: "listbox", "aria-orientation": "horizontal",
     "aria-label": `${unit}s of ${e.prompt}, ${when(e)}` });
   texts.forEach((text, t) => {
     const special = /^(<.*>|\[.*\]|[⏎␣]+)$/.test(spell(text)), gapped = !t || !spaced || special || /^\s/.test(text);
-    words.append(h("span", { class: `t${gapped ? " gap" : ""}${special ? " special" : ""}`, role: "option", tabindex: -1,
+    words.append(h("span", { class: `t${gapped ? " gap" : ""}${special ? " special" : ""}`, role: "option",
+      tabindex: -1,
       "data-t": t, "aria-selected": "false" }, spell(text), e.tokens.clipped?.[t] && h("i", { title: "clipped" })));
   });
   const pick = (event, focus) => {
@@ -320,7 +333,8 @@ function card({ e, i, gap, length }, prompt) {
   words.addEventListener("focusin", (event) => pick(event, false));
   words.addEventListener("keydown", (event) => step(event, i));
   const strip = long ? h("div.strip") : null;
-  const made = h("article", { "data-e": i }, h("header", prompt && h("b", e.prompt), facts.map((fact) => fact && h("span", fact))),
+  const made = h("article", { "data-e": i }, h("header", prompt && h("b", e.prompt),
+    facts.map((fact) => fact && h("span", fact))),
     strip, words);
   cards.set(i, { made, words, strip, all: [...words.children] });
   return made;
@@ -358,7 +372,8 @@ function mark(one) { // the chosen token, and where Tab enters an episode
 function paint() { // colours, bars and names of every token that is shown
   const c = centre(), [, meaning] = CHANNELS[view.channel];
   // The scale is that of the run's own settings, so that a slider is seen to make numbers smaller or larger.
-  const sizes = [...cards].flatMap(([i, one]) => one.all.map((_, t) => Math.abs(shownValue(i, t, asRun) - c))).filter(isNumber);
+  const sizes = [...cards].flatMap(([i, one]) => one.all.map((_, t) =>
+    Math.abs(shownValue(i, t, asRun) - c))).filter(isNumber);
   scale = quantile(sizes, 0.95) || 1;
   for (const [i, one] of cards) {
     one.all.forEach((node, t) => {
@@ -372,7 +387,8 @@ function paint() { // colours, bars and names of every token that is shown
     mark(one);
   }
   const end = short(Number(scale.toPrecision(2)));
-  $("legend").replaceChildren(h("span", c ? `${c} − ${end}` : `−${end}`), h("span.ramp"), h("span", c ? `${c} + ${end}` : `+${end}`),
+  $("legend").replaceChildren(h("span", c ? `${c} − ${end}` : `−${end}`), h("span.ramp"),
+    h("span", c ? `${c} + ${end}` : `+${end}`),
     h("span.said", `${view.channel}: ${meaning}. Bars above the line are +, below it −.`));
   noteSliders();
   inspectToken();
@@ -385,17 +401,19 @@ function noteSliders() {
   $("slider-note").textContent = [
     moved ? "Reward, δ and GAE are computed anew with these settings."
       : "These are the run's own settings; move one, and reward, δ and GAE follow.",
-    moved && truth && `True values were measured at γ ${short(e.gamma)} and β ${short(e.kl_coef ?? 0)} and do not follow.`,
+    moved && truth && `True values are of γ ${short(e.gamma)} and β ${short(e.kl_coef ?? 0)}, and do not follow.`,
     !isGae && `The learner's own advantage (baseline: ${e.baseline}) stays as recorded; the sliders move “${GAE}”.`,
     e.kl_in === "loss" && "Here the KL stands in the loss, so β does not change the reward.",
   ].filter(Boolean).join(" ");
 }
 function drawStrip(one, i) { // a long episode: a heat line, V, and the advantage with δ
-  const c = episodes[i].tokens, n = c.token.length, width = Math.max(280, one.made.clientWidth - 30), wide = (width - 48) / n;
+  const c = episodes[i].tokens, n = c.token.length, width = Math.max(280, one.made.clientWidth - 30),
+    wide = (width - 48) / n;
   const heat = s("svg", { width, height: 16, role: "img", "aria-label": `${view.channel} of each ${unit}` });
   for (let t = 0; t < n; t++) {
     const m = clamp((shownValue(i, t) - centre()) / scale, -1, 1) || 0;
-    heat.append(s(m > 0 ? "rect.fill-pos" : "rect.fill-neg", { x: 40 + t * wide, y: m > 0 ? 0 : 8, width: wide + 0.3, height: 8,
+    heat.append(s(m > 0 ? "rect.fill-pos" : "rect.fill-neg",
+      { x: 40 + t * wide, y: m > 0 ? 0 : 8, width: wide + 0.3, height: 8,
       opacity: Math.abs(m).toFixed(2) }));
   }
   const plots = [[[c.value, "line-ink", "V"], [c.true_value, "line-third dashed", "true V"]],
@@ -403,7 +421,8 @@ function drawStrip(one, i) { // a long episode: a heat line, V, and the advantag
       [c.true_advantage, "line-third dashed", "true A"]]].map((lines) => {
     const drawn = lines.filter(([values]) => values?.some(isNumber));
     const range = span(drawn.flatMap(([values]) => values.filter(isNumber)));
-    const plot = frame(`${drawn.map((d) => d[2]).join(", ")} over the ${unit}s`, width, 96, [0, n], range, { xAbout: 8, top: 16 });
+    const plot = frame(`${drawn.map((d) => d[2]).join(", ")} over the ${unit}s`, width, 96, [0, n], range,
+      { xAbout: 8, top: 16 });
     drawn.forEach(([values, kind, text], k) => {
       plot.line(values.map((v, t) => [t + 0.5, v]), kind);
       plot.svg.append(s("line", { class: `curve ${kind}`, x1: 42 + 70 * k, x2: 58 + 70 * k, y1: 7, y2: 7 }),
@@ -413,32 +432,41 @@ function drawStrip(one, i) { // a long episode: a heat line, V, and the advantag
     plot.svg.append(plot.cursor);
     return plot;
   });
-  one.strip.cursor = (t) => plots.forEach((plot) => attribute(plot.cursor, { x1: plot.x(t + 0.5), x2: plot.x(t + 0.5) }));
+  one.strip.cursor = (t) => plots.forEach((plot) =>
+    attribute(plot.cursor, { x1: plot.x(t + 0.5), x2: plot.x(t + 0.5) }));
   one.strip.onclick = (event) => select(i, clamp(Math.floor(plots[0].back(event)), 0, n - 1), true);
   one.strip.replaceChildren(heat, ...plots.map((plot) => plot.svg));
 }
 function inspectToken() { // every number of the chosen token, and how its advantage comes about
   const e = episodes[chosen.e], t = chosen.t, host = $("inspector");
   if (!e?.tokens.token.length) return host.replaceChildren(h("p.quiet", `There is no ${unit} to show.`));
-  const c = e.tokens, r = now[chosen.e], get = (name) => c[name]?.[t], name = isGae ? "A" : "GAE", next = r.advantage[t + 1] ?? 0;
+  const c = e.tokens, r = now[chosen.e], get = (name) => c[name]?.[t], name = isGae ? "A" : "GAE",
+    next = r.advantage[t + 1] ?? 0;
   const equation = (left, words, numbers, result) =>
     h("p", h("b", left), ` = ${words}`, h("br"), `= ${numbers} = `, h("b", signed(result)));
   const charged = drifted && e.kl_in === "reward", gamma = short(r.gamma);
   const se = (key) => signed(get(key)) + (get(`${key}_se`) > 0 ? ` ± ${num(get(`${key}_se`))}` : "");
   const off = advantageOf(chosen.e, t) - (get("true_advantage") ?? NaN), error = get("true_advantage_se");
   const numbers = [["log π(a|s)", num(get("logprob"))], ["π(a|s)", num(Math.exp(get("logprob") ?? NaN))],
-    ["log ref", num(get("ref_logprob"))], ["KL", signed(get("kl"))], ["entropy", num(get("entropy"))], ["score", num(get("score"))],
-    ["V", signed(get("value"))], ["V′", signed(get("next_value"))], ["ratio", num(get("ratio")) + (get("clipped") ? " clipped" : "")],
+    ["log ref", num(get("ref_logprob"))], ["KL", signed(get("kl"))], ["entropy", num(get("entropy"))],
+      ["score", num(get("score"))],
+    ["V", signed(get("value"))], ["V′", signed(get("next_value"))],
+      ["ratio", num(get("ratio")) + (get("clipped") ? " clipped" : "")],
     ["A, recorded", signed(get("advantage"))], ["true V", se("true_value")], ["true A", se("true_advantage")],
     ["state", get("state") ? get("state").slice(0, 8).map(short).join(", ") : "–"],
-    ["A − true A", isNumber(off) ? signed(off) + (error > 0 ? `, ${(Math.abs(off) / error).toFixed(1)} SE` : "") : "–"]];
+    ["A − true A", isNumber(off) ? signed(off) + (error > 0 ? `, ${(Math.abs(off) / error).toFixed(1)} SE` : "")
+      : "–"]];
   const top = get("top") ?? [], drawn = get("token"), same = (text) => spell(text) === spell(drawn);
-  const bars = top.some(([text]) => same(text)) || !top.length || !isNumber(get("logprob")) ? top : [...top, [drawn, Math.exp(get("logprob"))]];
+  const bars = top.some(([text]) => same(text)) || !top.length || !isNumber(get("logprob")) ? top
+    : [...top, [drawn, Math.exp(get("logprob"))]];
   host.replaceChildren(h("h3", spell(drawn)), h("p.quiet", `${unit} ${t + 1} of ${c.token.length}, ${when(e)}`),
     h("div.equations", { id: "equations" },
-      charged && equation("r", "score − β·KL", `${num(get("score"))} − ${short(r.coef)}·${inside(get("kl"))}`, r.reward[t]),
-      equation("δ", "r + γ·V′ − V", `${num(r.reward[t])} + ${gamma}·${inside(get("next_value"))} − ${inside(get("value"))}`, r.delta[t]),
-      equation(name, `δ + γ·λ·${name}′`, `${num(r.delta[t])} + ${gamma}·${short(r.lam)}·${inside(next)}`, r.advantage[t])),
+      charged && equation("r", "score − β·KL", `${num(get("score"))} − ${short(r.coef)}·${inside(get("kl"))}`,
+        r.reward[t]),
+      equation("δ", "r + γ·V′ − V",
+        `${num(r.reward[t])} + ${gamma}·${inside(get("next_value"))} − ${inside(get("value"))}`, r.delta[t]),
+      equation(name, `δ + γ·λ·${name}′`, `${num(r.delta[t])} + ${gamma}·${short(r.lam)}·${inside(next)}`,
+        r.advantage[t])),
     h("dl.numbers", numbers.filter(([, value]) => value !== "–").map(([key, value]) =>
       [h("dt", { class: /true|state/.test(key) ? "wide" : null }, key), h("dd", value)])),
     h("div.top", bars.map(([text, p]) => [h("span", spell(text)), h("i", { class: same(text) ? "on" : null, "--m": p }),
@@ -448,24 +476,30 @@ function inspectToken() { // every number of the chosen token, and how its advan
 // ---------------------------------------------------------------- agreement
 function drawAgreement() {
   const points = episodes.flatMap((e, i) => (e.tokens.true_advantage ?? []).map((y, t) =>
-    ({ i, t, x: now[i].advantage[t], y, se: e.tokens.true_advantage_se?.[t] ?? 0 }))).filter((p) => isNumber(p.x) && isNumber(p.y));
+    ({ i, t, x: now[i].advantage[t], y, se: e.tokens.true_advantage_se?.[t] ?? 0 })))
+    .filter((p) => isNumber(p.x) && isNumber(p.y));
   $("agreement-body").hidden = !points.length;
   $("agreement-said").hidden = !points.length;
   $("agreement-none").hidden = points.length > 0;
   if (!points.length) return;
   if (!$("agreement-lam")) {
-    const set = slider($("agreement-slider"), "agreement-lam", "λ, of GAE (the same as above)", 0, 1, 0.005, episodes.at(-1).lam,
+    const set = slider($("agreement-slider"), "agreement-lam", "λ, of GAE (the same as above)", 0, 1, 0.005,
+      episodes.at(-1).lam,
       (v) => change("lam", v));
     followers.push((name, v) => { if (name === "lam") set(v); });
     if (data.agreement) drawMeasured(data.agreement);
   }
   const xs = points.map((p) => p.x), ys = points.map((p) => p.y), off = xs.map((x, k) => x - ys[k]);
   const clear = points.filter((p) => Math.abs(p.y) > 2 * p.se), noise = mean(points.map((p) => p.se ** 2));
-  const facts = { correlation: num(correlation(xs, ys)), "same sign, where it is clear": percent(mean(clear.map((p) => Number(p.x * p.y > 0)))),
-    "rmse, noise taken off": num(Math.sqrt(Math.max(0, mean(off.map((d) => d * d)) - noise))), "mean error": signed(mean(off)),
+  const facts = { correlation: num(correlation(xs, ys)),
+    "same sign, where it is clear": percent(mean(clear.map((p) => Number(p.x * p.y > 0)))),
+    "rmse, noise taken off": num(Math.sqrt(Math.max(0, mean(off.map((d) => d * d)) - noise))),
+      "mean error": signed(mean(off)),
     [`${unit}s, ${clear.length} of them clear`]: points.length };
-  $("agreement-facts").replaceChildren(...Object.entries(facts).map(([name, value]) => h("div", h("b", String(value)), name)));
-  const width = Math.max(280, $("scatter").clientWidth), range = span([...ys, ...points.map((p) => asRun[p.i].advantage[p.t])]);
+  $("agreement-facts").replaceChildren(...Object.entries(facts).map(([name, value]) =>
+    h("div", h("b", String(value)), name)));
+  const width = Math.max(280, $("scatter").clientWidth),
+    range = span([...ys, ...points.map((p) => asRun[p.i].advantage[p.t])]);
   const plot = frame("GAE against the true advantage", width, Math.min(width, 420), range, range,
     { left: 46, bottom: 36, top: 18, xAbout: 6, yAbout: 6, xText: "GAE", yText: "true advantage" });
   plot.line([[range[0], range[0]], [range[1], range[1]]], "line-ink dashed thin");
@@ -473,25 +507,31 @@ function drawAgreement() {
     const kind = !clear.includes(p) ? "quiet" : p.x * p.y > 0 ? "pos" : "neg", x = plot.x(clamp(p.x, ...range));
     const said = `${spell(episodes[p.i].tokens.token[p.t])}: GAE ${signed(p.x)}, true ${signed(p.y)} ± ${num(p.se)}`;
     const onclick = () => showToken(p.i, p.t);
-    plot.svg.append(s(`line.thin.line-${kind}`, { opacity: 0.4, x1: x, x2: x, y1: plot.y(p.y - p.se), y2: plot.y(p.y + p.se) }),
+    plot.svg.append(s(`line.thin.line-${kind}`, { opacity: 0.4, x1: x, x2: x, y1: plot.y(p.y - p.se),
+      y2: plot.y(p.y + p.se) }),
       s(`circle.fill-${kind}`, { opacity: 0.75, r: 3, cx: x, cy: plot.y(p.y), onclick }, s("title", said)));
   }
   $("scatter").replaceChildren(plot.svg);
 }
 function drawMeasured(measured) { // what `study credit` measured and saved
-  $("agreement-table").append(table(["λ", "correlation", "corrected for noise", "same sign", "rmse"], measured.gae.map((row) =>
+  $("agreement-table").append(table(["λ", "correlation", "corrected for noise", "same sign", "rmse"],
+    measured.gae.map((row) =>
     [short(row.lam), row.correlation, row.corrected_correlation, percent(row.sign_agreement), row.rmse]),
   measured.gae.findIndex((row) => row.lam === measured.lam)));
-  const how = measured.exact ? "exact, by enumeration" : `the mean of ${measured.continuations} continuations from every prefix`;
-  $("agreement-how").textContent = `${measured.completions} completions, ${measured.tokens} ${unit}s; the truth is ${how}. ` +
-    `The critic's values correlate with the true ones at ${num(measured.value_correlation)}.`;
+  const how = measured.exact ? "exact, by enumeration"
+    : `the mean of ${measured.continuations} continuations from every prefix`;
+  $("agreement-how").textContent = `${measured.completions} ${whole}s, ${measured.tokens} ${unit}s; ` +
+    `the truth is ${how}. The critic's values correlate with the true ones at ${num(measured.value_correlation)}.`;
   const rows = (measured.by_position ?? []).filter((row) => row.tokens >= 4);
   $("by-position").parentElement.hidden = rows.length < 2;
   $("measured").hidden = false;
   if (rows.length < 2) return;
-  const width = Math.max(280, $("by-position").clientWidth), all = rows.flatMap((row) => [row.rmse, row.bias, row.noise, 0]);
-  const plot = frame("Error of GAE by position", width, Math.min(width, 420), [0, rows.at(-1).position], span(all.filter(isNumber)),
-    { left: 46, bottom: 36, top: 18, xAbout: 6, yAbout: 6, xText: `position of the ${unit}`, yText: "GAE − true advantage" });
+  const width = Math.max(280, $("by-position").clientWidth),
+    all = rows.flatMap((row) => [row.rmse, row.bias, row.noise, 0]);
+  const plot = frame("Error of GAE by position", width, Math.min(width, 420), [0, rows.at(-1).position],
+    span(all.filter(isNumber)),
+    { left: 46, bottom: 36, top: 18, xAbout: 6, yAbout: 6, xText: `position of the ${unit}`,
+      yText: "GAE − true advantage" });
   for (const [key, kind] of [["rmse", "line-pos"], ["bias", "line-neg"], ["noise", "line-ink dashed thin"]]) {
     plot.line(rows.map((row) => [row.position, row[key]]), kind);
   }
@@ -522,7 +562,8 @@ function drawEstimators() {
   host.replaceChildren();
   if (grid.length) {
     lab.lam = grid[nearest(grid, lab.lam)];
-    const range = h("input", { type: "range", id: "estimator-lam", min: 0, max: grid.length - 1, value: grid.indexOf(lab.lam) });
+    const range = h("input", { type: "range", id: "estimator-lam", min: 0, max: grid.length - 1,
+      value: grid.indexOf(lab.lam) });
     const out = h("output", short(lab.lam));
     range.addEventListener("input", () => {
       lab.lam = grid[range.value];
@@ -541,22 +582,28 @@ function drawEstimators() {
 function drawRidges(task) {
   const first = (family) => task.methods.find((m) => m.family === family);
   const gae = task.methods.find((m) => m.family === "gae" && m.lam === lab.lam && m.critic === lab.critic);
-  const shown = [first("reinforce"), first("reward-to-go"), first("baseline"), gae, task.methods.find((m) => m.name === lab.extra)];
+  const shown = [first("reinforce"), first("reward-to-go"), first("baseline"), gae,
+    task.methods.find((m) => m.name === lab.extra)];
   const rows = [...new Set(shown.filter(Boolean))].map((m) => ({ ...m, drawn: m.projections.filter(isNumber) }));
-  const range = span([...rows.flatMap((m) => [quantile(m.drawn, 0.01), quantile(m.drawn, 0.99)]), 0, 1].filter(isNumber), 0.04);
+  const reached = rows.flatMap((m) => [quantile(m.drawn, 0.01), quantile(m.drawn, 0.99)]);
+  const range = span([...reached, 0, 1].filter(isNumber), 0.04);
   const room = $("ridges").clientWidth, width = Math.max(280, room > 600 ? room - 252 : room);
   const ridges = rows.map((m, k) => {
-    const last = k === rows.length - 1, bins = 64, counts = new Array(bins).fill(0), wide = (range[1] - range[0]) / bins;
+    const last = k === rows.length - 1, bins = 64, counts = new Array(bins).fill(0),
+      wide = (range[1] - range[0]) / bins;
     for (const v of m.drawn) counts[clamp(Math.floor((v - range[0]) / wide), 0, bins - 1)]++; // the rest at the edge
-    const plot = frame(`${m.name}: estimates projected on the true gradient`, width, last ? 86 : 62, range, [0, Math.max(...counts)],
+    const plot = frame(`${m.name}: estimates projected on the true gradient`, width, last ? 86 : 62, range,
+      [0, Math.max(...counts)],
       { left: 4, right: 4, top: 4, bottom: last ? 26 : 2, yAbout: 0, xAbout: last ? 7 : 0 });
     const kind = m.family === "gae" ? "pos" : m.family === "reinforce" ? "neg" : "third", foot = plot.y(0);
-    counts.forEach((n, b) => plot.svg.append(s(`rect.fill-${kind}`, { opacity: 0.75, x: plot.x(range[0] + b * wide), y: plot.y(n),
+    counts.forEach((n, b) => plot.svg.append(s(`rect.fill-${kind}`,
+      { opacity: 0.75, x: plot.x(range[0] + b * wide), y: plot.y(n),
       width: Math.max(1, (width - 8) / bins - 0.7), height: foot - plot.y(n) })));
     plot.svg.append(s("line.line-ink", { "stroke-width": 1.4, x1: plot.x(1), x2: plot.x(1), y1: 0, y2: foot }));
     const at = plot.x(clamp(m.drawn.length ? mean(m.drawn) : 1, ...range));
     plot.svg.append(s("path.fill-ink", { d: `M${at} ${foot - 9} l5 9 h-10 z` }));
-    return [h("div", h("b", m.family === "gae" ? `GAE, λ = ${short(m.lam)}` : m.name), `bias ${num(m.bias)} ± ${num(m.bias_se)}`,
+    return [h("div", h("b", m.family === "gae" ? `GAE, λ = ${short(m.lam)}` : m.name),
+      `bias ${num(m.bias)} ± ${num(m.bias_se)}`,
       h("br"), `variance ${num(m.variance)} · cosine ${num(m.cosine)}`), plot.svg];
   });
   const { how, episodes: count, norm, relative_error: error } = task.truth;
@@ -564,7 +611,8 @@ function drawRidges(task) {
     isNumber(count) && ` (${count} episodes)`, `, norm ${num(norm)}`, error > 0 && ` ± ${(100 * error).toFixed(1)}%`,
     `; the triangle is the mean of ${task.estimates} estimates of ${task.batch} episodes each.`));
   const heads = ["method", "λ", "critic", "bias", "± se", "", "variance", "mse", "cosine", "of one", "signal / noise"];
-  const cells = (m) => [m.name, isNumber(m.lam) ? short(m.lam) : "", m.critic ?? "", m.bias, m.bias_se, m.expected_exactly ? "exact" : "",
+  const cells = (m) => [m.name, isNumber(m.lam) ? short(m.lam) : "", m.critic ?? "", m.bias, m.bias_se,
+    m.expected_exactly ? "exact" : "",
     m.variance, m.mse, m.cosine, m.cosine_single, m.snr];
   $("methods").replaceChildren(table(heads, task.methods.map(cells), task.methods.indexOf(gae)));
 }

@@ -281,5 +281,9 @@ def hostile():
 def made():
     """The functions above, for runs of other kinds."""
     return SimpleNamespace(
-        language_run=language_run, control_run=control_run, episode=episode, HOSTILE=HOSTILE
+        language_run=language_run,
+        control_run=control_run,
+        episode=episode,
+        estimators=estimators,
+        HOSTILE=HOSTILE,
     )
