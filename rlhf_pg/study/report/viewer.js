@@ -55,6 +55,7 @@ function num(x) {
     : size.toFixed(size < 10 ? 3 : size < 100 ? 2 : size < 1000 ? 1 : 0);
   return (x < 0 && size ? "−" : "") + minus(text);
 }
+const fixed = (x) => (isNumber(x) ? minus(x.toFixed(3)) : "–");
 const signed = (x) => (x >= 1e-12 ? "+" : "") + num(x);
 const inside = (x) => (x < 0 ? `(${num(x)})` : num(x));
 const percent = (x) => (isNumber(x) ? `${Math.round(100 * x)}%` : "–");
@@ -582,14 +583,14 @@ function drawEstimators() {
 function drawRidges(task) {
   const first = (family) => task.methods.find((m) => m.family === family);
   const gae = task.methods.find((m) => m.family === "gae" && m.lam === lab.lam && m.critic === lab.critic);
-  const shown = [first("reinforce"), first("reward-to-go"), first("baseline"), gae,
-    task.methods.find((m) => m.name === lab.extra)];
+  const fair = task.methods.find((m) => m.family === "baseline" && m.bias < 0.01) ?? first("baseline");
+  const shown = [first("reinforce"), first("reward-to-go"), fair, gae, task.methods.find((m) => m.name === lab.extra)];
   const rows = [...new Set(shown.filter(Boolean))].map((m) => ({ ...m, drawn: m.projections.filter(isNumber) }));
   const reached = rows.flatMap((m) => [quantile(m.drawn, 0.01), quantile(m.drawn, 0.99)]);
   const range = span([...reached, 0, 1].filter(isNumber), 0.04);
   const room = $("ridges").clientWidth, width = Math.max(280, room > 600 ? room - 252 : room);
   const ridges = rows.map((m, k) => {
-    const last = k === rows.length - 1, bins = 64, counts = new Array(bins).fill(0),
+    const last = k === rows.length - 1, bins = 48, counts = new Array(bins).fill(0),
       wide = (range[1] - range[0]) / bins;
     for (const v of m.drawn) counts[clamp(Math.floor((v - range[0]) / wide), 0, bins - 1)]++; // the rest at the edge
     const plot = frame(`${m.name}: estimates projected on the true gradient`, width, last ? 86 : 62, range,
@@ -603,17 +604,19 @@ function drawRidges(task) {
     const at = plot.x(clamp(m.drawn.length ? mean(m.drawn) : 1, ...range));
     plot.svg.append(s("path.fill-ink", { d: `M${at} ${foot - 9} l5 9 h-10 z` }));
     return [h("div", h("b", m.family === "gae" ? `GAE, λ = ${short(m.lam)}` : m.name),
-      `bias ${num(m.bias)} ± ${num(m.bias_se)}`,
-      h("br"), `variance ${num(m.variance)} · cosine ${num(m.cosine)}`), plot.svg];
+      `bias ${fixed(m.bias)}${m.expected_exactly ? ", exactly" : ` ± ${fixed(m.bias_se)}`}`, h("br"),
+      `variance ${fixed(m.variance)} · cosine ${fixed(m.cosine)}`), plot.svg];
   });
   const { how, episodes: count, norm, relative_error: error } = task.truth;
-  $("ridges").replaceChildren(h("div.ridge", ridges), h("p.quiet", `The line at 1 is the true gradient, ${how}`,
-    isNumber(count) && ` (${count} episodes)`, `, norm ${num(norm)}`, error > 0 && ` ± ${(100 * error).toFixed(1)}%`,
-    `; the triangle is the mean of ${task.estimates} estimates of ${task.batch} episodes each.`));
-  const heads = ["method", "λ", "critic", "bias", "± se", "", "variance", "mse", "cosine", "of one", "signal / noise"];
-  const cells = (m) => [m.name, isNumber(m.lam) ? short(m.lam) : "", m.critic ?? "", m.bias, m.bias_se,
-    m.expected_exactly ? "exact" : "",
-    m.variance, m.mse, m.cosine, m.cosine_single, m.snr];
+  const about = [how, isNumber(count) && `${count} episodes`, error > 0 && `known to ${(100 * error).toFixed(1)}%`];
+  $("ridges").replaceChildren(h("div.ridge", ridges), h("p.quiet",
+    `The line at 1 is the true gradient (${about.filter(Boolean).join(", ")}), of norm ${num(norm)}; the triangle is `,
+    `the mean of ${task.estimates} estimates of ${task.batch} episodes each.`,
+    task.critic && ` The critics: ${task.critic}.`));
+  const heads = ["method", "λ", "critic", "bias", "± se", "variance", "mse", "cosine", "of one", "signal / noise", ""];
+  const note = (m) => [m.expected_exactly && "exact", m.rescaled && "rescaled"].filter(Boolean).join(", ");
+  const cells = (m) => [m.name, isNumber(m.lam) ? short(m.lam) : "", m.critic ?? "", m.bias, m.bias_se, m.variance,
+    m.mse, m.cosine, m.cosine_single, m.snr, note(m)];
   $("methods").replaceChildren(table(heads, task.methods.map(cells), task.methods.indexOf(gae)));
 }
 

@@ -235,10 +235,10 @@ def estimators(task, error, draws=400):
             "cosine_single": 1 / math.sqrt(1 + 3 * spread**2), "snr": 1 / (3 * spread**2),
             "expected_exactly": error == 0, "projections": drawn,
         })  # fmt: skip
-    how = "by enumeration" if error == 0 else "by a sample of 20,000 episodes"
+    how = "enumeration" if error == 0 else "a large sample"
     return {"task": task, "truth": {"how": how, "episodes": None if error == 0 else 20000,
             "norm": 0.41, "relative_error": error}, "batch": 64, "estimates": draws,
-            "critic": "trained", "methods": methods}  # fmt: skip
+            "critic": "trained: explains 60% of the returns", "methods": methods}  # fmt: skip
 
 
 HOSTILE = "</script><script>window.hurt=1</script><img src=x onerror='window.hurt=2'>-->\u2028]]>"
