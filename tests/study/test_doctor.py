@@ -373,7 +373,9 @@ def test_data_that_cannot_be_read(llama, patient):
 
 def test_a_prompt_without_tokens(llama, patient):
     llama[1]._tokenizer.normalizer = normalizers.Replace("~", "")
-    assert ill(patient(llama, prompts=[*PROMPTS, "~"])) == {"data, prompts not empty": "fail"}
+    one = patient(llama, prompts=["~", *PROMPTS])
+    assert ill(one) == {"data, prompts not empty": "fail"}
+    assert one.usable()["prompt"] == PROMPTS
 
 
 def test_one_prompt_far_longer_than_the_rest(llama, patient):
@@ -452,8 +454,8 @@ SICK = {
     random_scores: ("same score twice", "fail", "draws"),
     constant: ("spread", "fail", "the same"),
     of_the_prompt: ("spread", "fail", "prompt alone"),
-    of_the_place: ("order and batch", "fail", "scores"),
-    centred: ("order and batch", "fail", "pad on the right"),
+    of_the_place: ("order and batch", "fail", "its place"),
+    centred: ("order and batch", "fail", "centred"),
     sometimes_nan: ("answers", "fail", "gave nan to row 3"),
     sometimes_none: ("applies", "warn", "counts as 0"),
     binary: ("spread", "warn", "two values"),
@@ -546,6 +548,18 @@ def test_running_moments_are_put_back(llama, patient):
     checked = findings(one)
     assert checked["reward", "same score twice"].status == "pass"
     assert checked["reward", "order and batch"].status == "pass"
+    before = reward.state_dict()
+    one.ask([0, 1, 2])
+    assert reward.state_dict() == before != load_reward("normalise(length)").state_dict()
+
+
+def test_the_place_is_found_out_with_running_moments_too(llama, patient):
+    def remembering(prompts, completions, **_):
+        return of_the_place(prompts, completions)
+
+    remembering.state_dict = lambda: {"count": 1}
+    remembering.load_state_dict = lambda state: None
+    assert ill(patient(llama, reward=remembering)) == {"reward, order and batch": "fail"}
 
 
 def test_no_reward(llama, patient, tmp_path, monkeypatch):

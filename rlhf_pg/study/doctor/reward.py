@@ -58,13 +58,19 @@ def order_and_batch(patient: Patient) -> Finding:
     if not _remembers(patient):
         few = range(0, count, max(1, count // 8))
         batch = max(difference([scores[i]], patient.ask([i])) for i in few)
-    if order > allowed(patient) and batch <= allowed(patient):
-        remedy = "a row's score changes with its place: return the scores in the order of the rows"
+    padding = (
+        'pad on the right (tokenizer.padding_side = "right"), pass attention_mask, and read the '
+        "score at the last real token (pad_token_id other than EOS, set in the model's config)"
+    )
+    if order > allowed(patient):
+        remedy = (
+            "a row's score changes with its place in the batch: return the scores in the order of "
+            f"the rows; and where a model gives them, {padding}"
+        )
     else:
         remedy = (
-            "a text alone scores differently than in a batch, as when padding is read: pad on the "
-            'right (tokenizer.padding_side = "right"), pass attention_mask, and read the score at '
-            "the last real token (pad_token_id other than EOS, set in the model's config)"
+            "a text alone scores differently than among others, as when padding is read or a "
+            f"batch is centred: subtract nothing of the batch; and {padding}"
         )
     value = max(order, batch)
     return judged(value <= allowed(patient), f"{small(value)} apart", "1e-4", remedy, value=value)
