@@ -3,6 +3,7 @@
 from statistics import mean
 from textwrap import wrap
 
+from rich import box
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
@@ -67,8 +68,8 @@ def _show_gradients(findings: Findings) -> None:
                 end_section=i == 1,
             )
     console.print(table)
-    explained = "bias |E[g] - ∇J| / |∇J|, length |E[g]| / |∇J|"
-    explained += ", noise: deviation of one episode's g / |∇J|" if noisy else ""
+    explained = f"bias |E[g] - ∇J| / |∇J|, length |E[g]| / |∇J|\n{findings.truth}"
+    explained += "\nnoise: deviation of one episode's g / |E[g]|" if noisy else ""
     console.print(Text(explained + "\n", "dim"))
 
 
@@ -99,43 +100,48 @@ def _show_curves(curves: Curves) -> None:
 
 
 def show_museum(found: dict[str, tuple[Exhibit, Findings]]) -> None:
-    """A line for each bug, by the first setting of its room."""
-    table = Table(title="The museum of silent bugs", title_justify="left")
+    """Two lines for each bug, by the first setting of its room: right above, wrong below."""
+    table = Table(title="The museum of silent bugs", title_justify="left", box=box.SIMPLE_HEAD)
     tests = [findings.cartpole for _, findings in found.values() if findings.cartpole]
     table.add_column("bug", no_wrap=True)
-    table.add_column("what it does", min_width=18)
-    for head in ("cosine", "bias", "J at the end"):
-        table.add_column(f"{head}\nright  wrong", justify="right", no_wrap=True)
-    table.add_column("J, right\nand wrong", no_wrap=True)
+    table.add_column("what it does")
+    table.add_column("code", no_wrap=True)
+    for head in ("cosine", "bias", "J at last"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("J as it learns", no_wrap=True)
     if tests:
-        table.add_column("CartPole\nnotices", justify="center", no_wrap=True)
+        table.add_column("CartPole", no_wrap=True)
     for exhibit, findings in found.values():
         first, curves = findings.gradients[0], findings.curves[0]
-        ends = [averaged(lines)[-1] for lines in (curves.right, curves.wrong)]
-        cells: list[str | Text] = [
+        low, high = span(curves)
+        right, wrong = averaged(curves.right), averaged(curves.wrong)
+        cells = [
             Text(exhibit.name, "bold"),
-            exhibit.effect,
-            f"{first.right.cosine:5.2f}  {first.wrong.cosine:5.2f}",
-            f"{first.right.bias:5.2f}  {first.wrong.bias:5.2f}",
-            f"{ends[0]:5.2f}  {ends[1]:5.2f}",
-            Text.assemble(
-                (sparkline(averaged(curves.right), *span(curves), 8), "green"),
-                "\n",
-                (sparkline(averaged(curves.wrong), *span(curves), 8), "magenta"),
-            ),
+            Text(exhibit.effect),
+            _two("right", "wrong"),
+            _two(f"{first.right.cosine:.2f}", f"{first.wrong.cosine:.2f}"),
+            _two(f"{first.right.bias:.2f}", f"{first.wrong.bias:.2f}"),
+            _two(f"{right[-1]:.2f}", f"{wrong[-1]:.2f}"),
+            _two(sparkline(right, low, high, 16), sparkline(wrong, low, high, 16)),
         ]
         test = findings.cartpole
-        if tests:
-            cells.append("" if test is None else "yes" if test.notices else "no")
+        if test is not None:
+            cells.append(
+                _two(f"{test.right_solved} of {test.runs}", f"{test.wrong_solved} of {test.runs}")
+            )
         table.add_row(*cells)
-    console.print(table)
-    console.print("Expected gradients beside the true one, and the exact J as either code learns.")
+    console.print(table, soft_wrap=False)
+    console.print("Cosine and bias: the expected gradient beside the true one. J is exact.")
     if tests:
         noticed = sum(test.notices for test in tests)
         console.print(
-            f"Of the {len(tests)} that can occur on CartPole, asking PPO for 475 there notices "
-            f"{noticed or 'none'}."
+            f"CartPole: runs in which PPO reached 475. Of the {len(tests)} bugs that can occur "
+            f"there, such a test notices {noticed or 'none'}."
         )
+
+
+def _two(right: str, wrong: str) -> Text:
+    return Text.assemble((right, "green"), "\n", (wrong, "magenta"))
 
 
 def sparkline(values: list[float], low: float, high: float, width: int) -> str:

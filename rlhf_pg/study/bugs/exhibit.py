@@ -22,7 +22,7 @@ class Direction:
     bias: float  # |E[g] - truth| / |truth|
     cosine: float
     length: float  # |E[g]| / |truth|
-    noise: float | None = None  # deviation of one episode's estimate / |truth|
+    noise: float | None = None  # deviation of one episode's estimate / |E[g]|
 
 
 @dataclass
@@ -69,6 +69,7 @@ class Findings:
     curves: list[Curves] = field(default_factory=list)
     others: dict[str, tuple[float, float]] = field(default_factory=dict)  # name: right, wrong
     cartpole: LearningTest | None = None
+    truth: str = "∇J is the oracle's"
 
 
 @dataclass

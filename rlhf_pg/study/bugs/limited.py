@@ -17,6 +17,8 @@ from rlhf_pg.core.rollout import Rollout
 from rlhf_pg.study.bugs.exhibit import Comparison, Curves, Direction, Swap, both, direction
 from rlhf_pg.study.mdp import TabularMDP
 
+TRUTH = "∇J weighs all steps alike, by their true advantages in the task without its limit"
+
 
 @dataclass
 class Walks:

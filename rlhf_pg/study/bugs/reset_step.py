@@ -8,7 +8,7 @@ from rlhf_pg.control.rollout import Collector, Step
 from rlhf_pg.core.algorithms import algorithm
 from rlhf_pg.study.bugs import cartpole, limited
 from rlhf_pg.study.bugs.exhibit import Exhibit, Findings, both
-from rlhf_pg.study.bugs.limited import Limited, Walks
+from rlhf_pg.study.bugs.limited import TRUTH, Limited, Walks
 from rlhf_pg.study.mdp import two_state
 
 
@@ -45,6 +45,7 @@ def measure() -> Findings:
         ],
         [task.curves("two states, cut after 3 steps", config, swap, updates=100)],
         {f"the critic's V(rich); {float(true[1]):.2f} is true": settled},
+        truth=TRUTH,
     )
 
 

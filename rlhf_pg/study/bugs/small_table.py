@@ -117,7 +117,7 @@ class SmallTable:
         pi = policy.logits.detach().softmax(-1)[prefixes(self.done.ids, policy.logits)[:, :-1]]
         squares = ((torch.nn.functional.one_hot(self.done.ids, pi.shape[-1]) - pi) ** 2).sum(-1)
         second = probs @ zero_padding(square * squares, rollout.mask).sum(1)
-        found.noise = float((second - (estimate**2).sum()).clamp(min=0).sqrt() / truth.norm())
+        found.noise = float((second - (estimate**2).sum()).clamp(min=0).sqrt() / estimate.norm())
         return found
 
     def curves(
@@ -127,16 +127,17 @@ class SmallTable:
         """Learning on sampled batches, right and with the functions swapped."""
 
         def learn() -> list[list[float]]:
-            return [self.train(config, updates, rows, seed, sgd) for seed in range(seeds)]
+            first = [self.policy(self.ref_logits) for _ in range(seeds)]
+            return [self.train(p, config, updates, rows, i, sgd) for i, p in enumerate(first)]
 
         best = self.exact(self.policy()).best_objective
         return Curves(setting, list(range(updates + 1)), *both(learn, *swaps), best)
 
     def train(
-        self, config: LearnerConfig, updates: int, rows: int, seed: int, sgd: bool = False
-    ) -> list[float]:
-        """J before each update and after the last, begun at the reference."""
-        policy = self.policy(self.ref_logits)
+        self, policy: TablePolicy, config: LearnerConfig, updates: int, rows: int, seed: int,
+        sgd: bool = False,
+    ) -> list[float]:  # fmt: skip
+        """J before each update and after the last; the policy is what it has become."""
         plain = torch.optim.SGD(policy.parameters(), config.lr) if sgd else None
         learner = Learner(policy, config, optimizer=plain)
         generator = torch.Generator().manual_seed(seed)
@@ -172,9 +173,10 @@ def _written_down() -> _Written:
         table = torch.zeros((vocabulary**LENGTH - 1) // (vocabulary - 1), vocabulary).double()
         table[prefixes(done.ids, table)[:, :-1][done.mask]] = said[done.mask]
         tables.append(table)
+    logits, ref_logits = tables
     scores = score_completions(task.reward, done, {})[0].double()
-    tokenizer = task.tokenizer
-    return _Written(done, scores, *tables, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    eos, pad = task.tokenizer.eos_token_id, task.tokenizer.pad_token_id
+    return _Written(done, scores, logits, ref_logits, eos, pad)
 
 
 def _in_company(

@@ -8,7 +8,7 @@ from rlhf_pg.control.rollout import Collector, Step
 from rlhf_pg.core.algorithms import algorithm
 from rlhf_pg.study.bugs import cartpole, limited
 from rlhf_pg.study.bugs.exhibit import Exhibit, Findings, both
-from rlhf_pg.study.bugs.limited import Limited, Walks
+from rlhf_pg.study.bugs.limited import TRUTH, Limited, Walks
 from rlhf_pg.study.mdp import TabularMDP
 
 
@@ -57,6 +57,7 @@ def measure() -> Findings:
         ],
         [task.curves("an orchard, cut after 3 steps", config, swap, updates=100)],
         {"the critic's V(orchard); 14 is true": settled},
+        truth=TRUTH,
     )
 
 
