@@ -77,6 +77,13 @@ def test_a_rescaled_estimator_is_compared_by_direction_alone():
     assert once["bias_squared"] == pytest.approx(math.tan(math.acos(once["cosine"])) ** 2)
 
 
+def test_the_opposite_direction_is_no_good_at_any_scale():
+    """E g = -3 g*: at the scale of the truth it is off by twice its length."""
+    found = relative(36.0, -12.0, 8.0, 4.0, rescaled=True)
+    assert found["cosine"] == pytest.approx(-1) and found["scale"] == pytest.approx(1 / 3)
+    assert found["bias_squared"] == pytest.approx(4)
+
+
 @pytest.mark.parametrize("shift", [torch.zeros(SIZE), AWAY])
 @pytest.mark.parametrize("sampled", [False, True])
 @pytest.mark.parametrize("anchored", [False, True])

@@ -98,7 +98,7 @@ def test_bias_and_variance_by_definition(source, numbers, critic, lam):
 
 
 def test_what_is_sampled_agrees_with_what_is_exact(source, chosen, numbers):
-    batches = [source.draw() for _ in range(200)]
+    batches = [source.draw() for _ in range(120)]
     truth = source.truth(source.policy, lambda: None)
     alone = [method for method in chosen if method.name in numbers]
     acting = source.acting(source.policy)

@@ -28,7 +28,8 @@ ESTIMATOR: dict[str, str] = {
     "moved": "PPO: KL(policy that sampled || the one measured), nats per step; else left out",
     "expected_exactly": "whether the measures are sums over every episode, without sampling error",
     "rescaled": "whether estimates are first multiplied by `scale`, their own scale being "
-    "arbitrary; bias is then the tangent of the angle between mean and truth",
+    "arbitrary; bias is then the tangent of the angle between mean and truth, or more beyond a right "
+    "angle",
     "scale": "what makes the mean's component along the truth as long as the truth; 1 if not asked",
     "bias": "|E g - g*| / |g*|",
     "bias_squared": "its square without the noise of a finite sample, so it may be negative; the "
@@ -81,7 +82,9 @@ def estimate(
             numbers = (exact or {}).get(method.name)
             if numbers is None:
                 by_block = squares[m].reshape(BLOCKS, -1).mean(1)
-                beside = unbiased[0] if unbiased is not None and method != anchor else None
+                beside = None
+                if anchor is not None and unbiased is not None and not method.same(anchor):
+                    beside = unbiased[0]
                 numbers = measured(blocks[m], by_block, truth, method.rescaled, beside)
             entries.append(_entry(method, numbers, squares[m], along[m], truth))
     return entries
@@ -135,7 +138,7 @@ def _entry(
         "cosine": cosine,
         "bias": bias,
         "bias_se": bias_se,
-        "cosine_single": float(cosines.mean()),
+        "cosine_single": max(-1.0, min(1.0, float(cosines.mean()))),
         "cosine_single_se": float(cosines.std()) / len(cosines) ** 0.5,
     }
     return {

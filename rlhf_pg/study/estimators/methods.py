@@ -43,6 +43,11 @@ class Method:
             or config.baseline in ("batch-mean", "leave-one-out", "group", "group-centred")
         )
 
+    def same(self, other: "Method") -> bool:
+        """Whether it is the other under another name."""
+        mine, theirs = (replace(m, name="", family="gae") for m in (self, other))
+        return mine == theirs
+
     @property
     def rescaled(self) -> bool:
         """Whether its scale is arbitrary: divided by a deviation, or by a number of tokens."""

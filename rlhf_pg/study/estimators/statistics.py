@@ -69,16 +69,18 @@ def relative(own: float, along: float, variance: float, truth: float, rescaled: 
     """All measures from |E g|^2, E g . g*, the trace of the covariance and |g*|^2.
 
     A `rescaled` estimator is first multiplied by what makes its mean's component along the truth
-    as long as the truth: its scale is not compared, and its bias is tan of the angle between them.
+    as long as the truth: its scale is not compared, and its bias is the tangent of the angle
+    between them, as long as that is less than a right one.
     """
-    scale = truth / along if rescaled and along else 1.0
+    cosine = along / math.sqrt(own * truth) if own > 0 and truth > 0 else math.nan
+    scale = truth / abs(along) if rescaled and along else 1.0
     own, along, variance = own * scale**2, along * scale, variance * scale**2
     bias = (own - 2 * along + truth) / truth
     return {
         "bias_squared": bias,
         "variance": variance / truth,
         "mse": bias + variance / truth,
-        "cosine": along / math.sqrt(own * truth) if own > 0 else math.nan,
+        "cosine": cosine,
         "snr": own / variance if variance > 0 else math.inf,
         "scale": scale,
     }

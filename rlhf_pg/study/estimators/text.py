@@ -20,7 +20,7 @@ from rlhf_pg.study.estimators.statistics import Truth
 from rlhf_pg.study.oracle import Exact, language_oracle, policy_parameters
 from rlhf_pg.study.tasks import SmallTask
 
-CHUNK = 64  # completions whose every step's score is held at once
+CHUNK = 16  # completions whose every step is scored at once: the work grows with its square
 
 
 class Enumerated:
