@@ -277,6 +277,22 @@ def test_both_wrong_whitenings_keep_the_direction_in_a_batch_of_some_size():
     assert found.wrong.length > 50 * found.right.length
 
 
+def test_in_pairs_the_inverted_whitening_is_the_nearer_to_the_gradient(task):
+    found = task.compare("", task.policy(), WHITENED, inverted_whitening.SWAP, size=2)
+    assert found.right.cosine < 0.8 < 0.95 < found.wrong.cosine
+
+
+def test_without_adam_its_steps_grow_with_the_square_of_the_scores():
+    def lengths(scale):
+        x = scale * torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+        mask = torch.ones(8, 5)
+        return inverted_whitening.wrong(x, mask).norm(), masked.whiten(x, mask).norm()
+
+    one, ten = lengths(1.0), lengths(10.0)
+    assert_close(ten[0], 100 * one[0])
+    assert_close(ten[1], one[1])
+
+
 def test_the_inverted_whitening_multiplies_by_the_deviation():
     x = torch.tensor([[1.0, 3.0, 1e6]])
     mask = torch.tensor([[True, True, False]])
@@ -326,7 +342,7 @@ def test_a_dropped_mask_only_shortens_where_advantages_are_zero_on_padding():
         harmful = mask_dropped.Whole(emptied=False).direction()
     assert harmless.cosine == pytest.approx(1, abs=1e-5)
     assert harmless.length == pytest.approx(1 / mask_dropped.COLUMNS, rel=1e-4)
-    assert harmful.cosine < 0.5
+    assert harmful.cosine < 0.5 and harmful.length > 3 * harmless.length
     assert mask_dropped.Whole(emptied=False).direction().bias < 1e-5  # the right loss
 
 

@@ -105,8 +105,9 @@ def measure() -> Findings:
 
 
 LESSON = (
-    "Where advantages are 0 on padding, only the length of the gradient changes. Where a row's "
-    "one advantage stands on its padding too, the policy learns what to write after the end."
+    "Where advantages are 0 on padding, only the length of the gradient changes. Where a row's one "
+    "advantage stands on its padding too, most of the gradient is about what to write after the "
+    "end, and what comes before it is learned wrong."
 )
 EXHIBIT = Exhibit(
     name="mask-dropped",
@@ -114,7 +115,7 @@ EXHIBIT = Exhibit(
     origin="Planted here: of nine bugs, one of the two that a learning test on CartPole missed.",
     right=(policy_gradient_loss, "zero_padding"),
     wrong=wrong,
-    effect="learns to write padding",
+    effect="padding is trained on",
     lesson=LESSON,
     measure=measure,
     cartpole=lambda: cartpole.learning_test("ppo", SWAP, (losses, "ppo_clip_loss", clipped)),

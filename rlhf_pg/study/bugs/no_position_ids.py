@@ -18,15 +18,13 @@ PROMPTS = ["film", "very good film", "not very good very bad film"]  # 1, 3 and 
 
 
 def wrong(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    out: Tensor = model(input_ids=ids, attention_mask=mask).logits
-    return out
+    return model(input_ids=ids, attention_mask=mask).logits
 
 
 def right(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
     """What `LanguagePolicy.forward` does."""
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    out: Tensor = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits
-    return out
+    return model(input_ids=ids, attention_mask=mask, position_ids=positions).logits
 
 
 Forward = Callable[[Any, Tensor, Tensor], Tensor]
@@ -142,7 +140,7 @@ LESSON = (
 EXHIBIT = Exhibit(
     name="no-position-ids",
     what="Prompts are padded on the left, and positions counted from the padding.",
-    origin="TRL 1.16's RLOO and GRPO.",
+    origin="Seen in TRL 1.16's RLOO and GRPO.",
     right=(LanguagePolicy.forward, "positions = "),
     wrong=wrong,
     effect="learns at the wrong places",
