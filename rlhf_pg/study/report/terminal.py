@@ -34,8 +34,9 @@ CURVES = (
 ).split()
 BLOCKS = "▁▂▃▄▅▆▇█"
 # Light to strong, and what is read on them; blue is above, orange below.
-BLUES = [("#d6e8f4", "black"), ("#9cc8e6", "black"), ("#5aa5d6", "black"), ("#0072b2", "white")]
-ORANGES = [("#fbe3d2", "black"), ("#f5bd94", "black"), ("#e58b48", "black"), ("#b84f00", "white")]
+BLACK, WHITE = "#000000", "#ffffff"
+BLUES = [("#d6e8f4", BLACK), ("#9cc8e6", BLACK), ("#5aa5d6", BLACK), ("#0072b2", WHITE)]
+ORANGES = [("#fbe3d2", BLACK), ("#f5bd94", BLACK), ("#e58b48", BLACK), ("#b84f00", WHITE)]
 SHOWN, WIDTH, LONG = 6, 36, 120
 SPECIAL = re.compile(r"<.*>|\[.*\]")  # <eos> and its like, which no space sets apart
 
@@ -174,22 +175,28 @@ def _extremes(episodes: Sequence[Mapping[str, Any]], channel: str, middle: float
     table.title = Text("\nThe highest and the lowest", style="bold")
     table.add_column("token")
     table.add_column("of", max_width=30, no_wrap=True)
+    digits = {key: _digits([token.get(key) for _, token in ends]) for key in keys}
     for key in keys:
         table.add_column(key, justify="right", no_wrap=True)
     for episode, token in ends:
         m = 0.8 if token[channel] > middle else -0.8
-        cells = [_with_error(token, key) for key in keys]
+        cells = [_with_error(token, key, digits[key]) for key in keys]
         word = Text(plain(token["token"]).strip() or "␣", style=_style(m))
         table.add_row(word, Text(plain(episode["prompt"]), style="dim"), *cells)
     return table
 
 
-def _with_error(token: Mapping[str, Any], key: str) -> str:
+def _digits(values: Sequence[Any]) -> int:
+    """Decimals for a column: two, or as many as show two figures of its largest number."""
+    most = max((abs(value) for value in values if _is_number(value)), default=0.0)
+    return min(7, max(2, 1 - math.floor(math.log10(most)))) if most else 2
+
+
+def _with_error(token: Mapping[str, Any], key: str, digits: int) -> str:
     value, error = token.get(key), token.get(f"{key}_se")
     if not _is_number(value):
         return "–"
-    shown = signed(value, 2) if abs(value) >= 0.005 or not value else f"{value:+.0e}"
-    return shown.replace("-", "−") + (f" ± {error:.2f}" if error else "")
+    return signed(value, digits) + (f" ± {error:.{digits}f}" if error else "")
 
 
 def _agreement(measured: Mapping[str, Any]) -> str:
