@@ -153,6 +153,29 @@ def test_a_time_limit_is_an_end_for_every_estimator():
     assert not torch.equal(rollout.logprobs, source.draw()["own"].logprobs)
 
 
+def test_fitting_leaves_a_trunk_alone_that_the_critic_shares():
+    vector = make_environments("Guess-v0", 1)
+    config = PolicyConfig(hidden=[4], shared=True)
+    spaces_of = vector.single_observation_space, vector.single_action_space
+    policy = ActorCritic(*spaces_of, config, critic=False)
+    source = Control("Guess-v0", {}, policy, LearnerConfig(), SIZES, "shared")
+    for name, before in policy.state_dict().items():
+        assert torch.equal(source.policy.state_dict()[name], before), name
+    assert all(p.requires_grad for p in source.policy.parameters())
+
+
+def test_the_truth_of_another_policy_is_drawn_from_it():
+    source, other = guessing(), guessing().policy
+    with torch.no_grad():
+        other.actor[0].weight.mul_(-2)
+    source.truth(source.policy, lambda: None)
+    truth = source.truth(other, lambda: None)
+    moved = Control("Guess-v0", {}, other, LearnerConfig(gamma=0.9), SIZES, "moved")
+    expected, _, _ = by_hand(moved)
+    away = float((truth.mean.double() - expected).norm() / expected.norm())
+    assert away < 2.5 * truth.relative_error < 0.5
+
+
 def test_a_policy_that_a2c_has_taught():
     source = learned("CartPole-v1", 2_000, SIZES)
     assert list(source.critics) == ["own"] and source.gamma == 0.98 and source.ppo.clip == 0.2

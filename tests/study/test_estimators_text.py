@@ -14,7 +14,7 @@ from rlhf_pg.study.estimators.laboratory import laboratory
 from rlhf_pg.study.estimators.measure import estimate
 from rlhf_pg.study.estimators.methods import Method, methods
 from rlhf_pg.study.estimators.sources import Sizes, after, explained, moved
-from rlhf_pg.study.estimators.statistics import known
+from rlhf_pg.study.estimators.statistics import Truth, known
 from rlhf_pg.study.estimators.text import Enumerated, Text
 from rlhf_pg.study.oracle import language_oracle, policy_parameters
 from rlhf_pg.study.tasks import opinion, small_task
@@ -47,17 +47,26 @@ def numbers(source, chosen):
     }
 
 
-def by_definition(source, critic, lam):
-    """Bias, variance and cosine of GAE: sum of (gamma lambda)^l delta_{t+l}, episode by episode."""
-    exact, values = source.exact, source.values[critic]
+def gae(critic, lam):
+    """Weights of an episode: sum over l of lambda^l delta_{t+l}."""
+
+    def weigh(source, row, rewards):
+        value = [*source.values[critic][row, : len(rewards)].tolist(), 0.0]
+        delta = [r + value[t + 1] - value[t] for t, r in enumerate(rewards)]
+        return [sum(lam**i * d for i, d in enumerate(delta[t:])) for t in range(len(rewards))]
+
+    return weigh
+
+
+def by_definition(source, weigh):
+    """Bias, variance and cosine of an estimator with these weights, episode by episode."""
+    exact = source.exact
     rewards = exact.episodes.rewards - 0.1 * (exact.logprobs - exact.ref_logprobs)
     parameters = policy_parameters(source.policy)
     mean, square = 0.0, 0.0
     for row, probability in enumerate(exact.probs):
         steps = int(exact.episodes.mask[row].sum())
-        value = [*values[row, :steps].tolist(), 0.0]
-        delta = [float(rewards[row, t]) + value[t + 1] - value[t] for t in range(steps)]
-        weights = [sum(lam**i * d for i, d in enumerate(delta[t:])) for t in range(steps)]
+        weights = weigh(source, row, rewards[row, :steps].tolist())
         logprobs = source.policy.evaluate(exact.episodes[[row]]).logprobs[0, :steps]
         loss = (logprobs * torch.tensor(weights)).sum()
         gradients = torch.autograd.grad(loss, parameters)
@@ -90,11 +99,19 @@ def test_nothing_else_is_without(numbers):
     assert biased == {"gae λ=0, fitted critic", "gae λ=0.5, fitted critic", "gae λ=0, zero critic"}
 
 
-@pytest.mark.parametrize("critic, lam", [("fitted", 0.5), ("zero", 0.0), ("exact", 0.95)])
-def test_bias_and_variance_by_definition(source, numbers, critic, lam):
-    found = numbers[f"gae λ={lam:g}, {critic} critic"]
-    for name, value in by_definition(source, critic, lam).items():
-        assert found[name] == pytest.approx(value, rel=1e-3, abs=1e-8), name
+@pytest.mark.parametrize(
+    "name, weigh",
+    [
+        ("gae λ=0.5, fitted critic", gae("fitted", 0.5)),
+        ("gae λ=0, zero critic", gae("zero", 0.0)),
+        ("gae λ=0.95, exact critic", gae("exact", 0.95)),
+        ("REINFORCE, whole return", lambda _, row, rewards: [sum(rewards)] * len(rewards)),
+        ("reward-to-go", gae("zero", 1.0)),
+    ],
+)
+def test_bias_and_variance_by_definition(source, numbers, name, weigh):
+    for measure, value in by_definition(source, weigh).items():
+        assert numbers[name][measure] == pytest.approx(value, rel=1e-3, abs=1e-8), measure
 
 
 def test_what_is_sampled_agrees_with_what_is_exact(source, chosen, numbers):
@@ -193,6 +210,24 @@ def test_the_laboratory_judges_each_step_by_its_own_truth(source):
     assert entries["group mean"]["bias"] == pytest.approx(0.25, abs=4 * error)
 
 
+def test_a_step_held_against_the_opposite_truth_points_away(source, monkeypatch):
+    """The truth of a policy that PPO made is the one that its gradient is compared with."""
+    honest = source.truth
+
+    def turned(policy, tick):
+        truth = honest(policy, tick)
+        return truth if policy is source.policy else Truth(-truth.blocks, truth.episodes)
+
+    def cosine(result):
+        return next(e["cosine"] for e in result["methods"] if e["steps"] == 1)
+
+    source.generator.manual_seed(5)
+    before = cosine(laboratory(source, 40, [1.0], [1]))
+    source.generator.manual_seed(5)
+    monkeypatch.setattr(source, "truth", turned)
+    assert cosine(laboratory(source, 40, [1.0], [1])) == pytest.approx(-before) != 0
+
+
 @pytest.fixture
 def run(tmp_path):
     """A run of `rlhf-pg train` on the small task's words, with every option that bends rewards."""
@@ -239,6 +274,18 @@ def test_the_truth_of_a_run_is_the_oracles_within_its_error(run, critic):
     rollout = next(iter(source.draw().values()))
     assert rollout.group_size == 4 and len(rollout) == 8 and rollout.ref_logprobs is None
     assert explained([{"x": rollout}], "x", 1.0) != 0
+
+
+def test_prompts_are_drawn_anew_and_completed_in_groups(run, tmp_path):
+    words = ["film", "good", "bad", "not", "very"]
+    lines = "".join(json.dumps({"prompt": word}) + "\n" for word in words)
+    path = run()
+    (tmp_path / "prompts.jsonl").write_text(lines)
+    source = Text(path, lambda spec: opinion, SIZES)
+    first, second = (source.draw()["own"].inputs["input_ids"].flatten().tolist() for _ in range(2))
+    for rows in (first, second):
+        assert len(set(rows[:4])) == len(set(rows[4:])) == 1
+    assert len({*first, *second}) > 1 and first != second
 
 
 def test_a_run_without_a_reward_says_so(tmp_path):

@@ -28,8 +28,7 @@ ESTIMATOR: dict[str, str] = {
     "moved": "PPO: KL(policy that sampled || the one measured), nats per step; else left out",
     "expected_exactly": "whether the measures are sums over every episode, without sampling error",
     "rescaled": "whether estimates are first multiplied by `scale`, their own scale being "
-    "arbitrary; bias is then the tangent of the angle between mean and truth, or more beyond a right "
-    "angle",
+    "arbitrary; bias is then the tangent of the angle between mean and truth, up to a right one",
     "scale": "what makes the mean's component along the truth as long as the truth; 1 if not asked",
     "bias": "|E g - g*| / |g*|",
     "bias_squared": "its square without the noise of a finite sample, so it may be negative; the "
