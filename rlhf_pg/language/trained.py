@@ -37,6 +37,8 @@ def open_trained(name: str, load_reward: Callable[[str], Reward], **overrides: A
     asked = {key: value for key, value in overrides.items() if value is not None}
     path = run_of(name)
     if path is None and "reward" not in asked:
+        if not Path(name).exists():
+            raise ValueError(f"no run at {name}; `rlhf-pg train` makes runs")
         raise ValueError(
             f"{name} is no run of `rlhf-pg train`, so what pays it is not known: give --reward"
         )
@@ -44,7 +46,7 @@ def open_trained(name: str, load_reward: Callable[[str], Reward], **overrides: A
     model, tokenizer = models.load(name)
     models.suit_threads(model)
     policy = with_critic(model, Path(models.model_folder(name)), config)
-    origin = models.load(config.reference or config.model)[0]
+    origin = _origin(config.reference or config.model, name)
     reference = LanguagePolicy(origin, config.temperature, "none").requires_grad_(False)
     gold = config.gold or (FILM_NOTES_GOLD if config.data == data.FILM_NOTES else None)
     rewards = load_reward(config.reward), load_reward(gold) if gold else None
@@ -53,10 +55,22 @@ def open_trained(name: str, load_reward: Callable[[str], Reward], **overrides: A
     return Trained(path or Path(name), policy, task, rows, _last_kl_coef(path, config))
 
 
+def _origin(model: str, name: str) -> Any:
+    """The model that a run is held near to, whose place is kept as it was given then."""
+    try:
+        return models.load(model)[0]
+    except ValueError as error:
+        raise ValueError(
+            f"{name} is measured against {model}, which cannot be read from here: go to the folder "
+            f"that it was trained in ({error})"
+        ) from error
+
+
 def run_of(name: str) -> Path | None:
     """The folder of the text run that `name` is, or is inside of."""
     here = Path(name)
-    return next((p for p in (here, *here.parents[:2]) if "rows" in options_of(p)), None)
+    keys = {"algorithm", "rows"}
+    return next((p for p in (here, *here.parents[:2]) if keys <= set(options_of(p))), None)
 
 
 def train_config(path: Path) -> TrainConfig:

@@ -20,7 +20,7 @@ class InspectConfig:
     """Show a run: its curves, and every token's advantage beside the true one."""
 
     run: str = "runs/ppo"
-    """Folder of a run of `rlhf-pg train` or `rlhf-pg control`."""
+    """Folder of a run of `rlhf-pg train`, `rlhf-pg control` or `rlhf-pg study estimators`."""
     completions: int = 24
     """Of the trained policy, whose tokens get true advantages; usually 8 to 64. For an environment,
     a sixth as many episodes, at least one."""
@@ -55,10 +55,16 @@ def gather(config: InspectConfig, load_reward: Callable[[str], Reward]) -> dict[
     """All that a run's page shows; ValueError where `config.run` is no run."""
     folder = Path(config.run)
     options = options_of(folder)
-    if "env" in options:
+    if {"env", "algorithm"} <= set(options):
         return of_control(folder, options, config)
-    if "rows" in options:
+    if {"rows", "algorithm"} <= set(options):
         return of_language(folder, options, config, load_reward)
+    if (folder / "estimators.json").is_file():
+        return _data(folder, "language", "gradient estimators", options, [], None)
+    if not folder.exists():
+        raise ValueError(
+            f"no run at {folder}; `rlhf-pg train` and `rlhf-pg control` make runs to inspect"
+        )
     raise ValueError(
         f"{folder} is no run of `rlhf-pg train` or `rlhf-pg control`: it has no config.yaml that "
         "says so"

@@ -94,6 +94,15 @@ def test_options_of_another_version_are_named(run):
         open_trained(str(path), load_reward)
 
 
+def test_a_run_whose_beginning_is_gone_says_where_to_look(run, base):
+    import shutil
+
+    path = run()
+    shutil.rmtree(base)
+    with pytest.raises(ValueError, match="go to the folder that it was trained in"):
+        open_trained(str(path), load_reward)
+
+
 def test_a_lost_critic_is_missed(run):
     path = run(critic="separate")
     (path / "policy" / "critic" / "value_head.safetensors").unlink()

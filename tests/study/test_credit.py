@@ -109,6 +109,14 @@ def test_a_control_run_has_steps_for_tokens(tmp_path):
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(ValueError, match="is no run of `rlhf-pg train` or `rlhf-pg control`"):
         inspection.gather(inspection.InspectConfig(str(tmp_path)), None)
+    with pytest.raises(ValueError, match="no run at nowhere; `rlhf-pg train`"):
+        inspection.gather(inspection.InspectConfig("nowhere"), None)
+
+
+def test_estimators_alone_make_a_page_too(tmp_path):
+    (tmp_path / "estimators.json").write_text('{"task": "t", "methods": []}')
+    data = inspection.gather(inspection.InspectConfig(str(tmp_path)), None)
+    assert data["estimators"] == [{"task": "t", "methods": []}] and data["episodes"] == []
 
 
 @pytest.fixture(autouse=True)
