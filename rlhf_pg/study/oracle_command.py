@@ -67,6 +67,8 @@ def main(config: OracleConfig, load_reward: LoadReward) -> Run:
     task, prompts = _task(config, load_reward)
     check_enumerable(task.policy, config.max_new_tokens, config.most)
     check_prompt_lengths(task.policy.model, task.tokenizer, prompts, config.max_new_tokens)
+    models.suit_threads(task.policy.model)
+    vocabulary = task.policy.model.config.get_text_config().vocab_size
     run = Run.create(config.output, "oracle", config)
     began, answers = time.perf_counter(), []
     with Progress(len(prompts), "prompts written down", shown=len(prompts) > 1) as progress:
@@ -80,7 +82,7 @@ def main(config: OracleConfig, load_reward: LoadReward) -> Run:
             progress.update(len(answers))
     console.print(
         f"{len(answers[0].probs):,} completions of at most {config.max_new_tokens} out of "
-        f"{len(task.tokenizer)} tokens, all written down: {time.perf_counter() - began:.1f} s"
+        f"{vocabulary} tokens, all written down: {time.perf_counter() - began:.1f} s"
     )
     rows = [summary(answer, kl_coef) for answer in answers]
     show_summary(prompts, rows, answers, kl_coef)
@@ -139,8 +141,8 @@ def summary(answer: Exact, kl_coef: float) -> dict[str, float]:
     if answer.best_objective is not None:
         numbers["best_objective"] = answer.best_objective
     if answer.best is not None:
-        logp, best = answer.logprobs.sum(1), answer.best.log()
-        numbers["kl_to_best"] = float((answer.probs * (logp - best)).sum())
+        log_ratio = answer.logprobs.sum(1) - answer.best.log()
+        numbers["kl_to_best"] = float((answer.probs * log_ratio)[answer.probs > 0].sum())
     return numbers
 
 

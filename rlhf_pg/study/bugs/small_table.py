@@ -113,6 +113,8 @@ class SmallTable:
         loss = losses.policy_gradient_loss(logprobs, weighed, rollout.mask, "episode")
         estimate = -torch.autograd.grad(loss, policy.logits)[0]
         found = direction(estimate, truth)
+        if self.temperature != 1:
+            return found
         # States of a row differ, and so their gradients e_a - pi(s) are orthogonal.
         pi = policy.logits.detach().softmax(-1)[prefixes(self.done.ids, policy.logits)[:, :-1]]
         squares = ((torch.nn.functional.one_hot(self.done.ids, pi.shape[-1]) - pi) ** 2).sum(-1)
