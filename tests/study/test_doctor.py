@@ -589,6 +589,25 @@ def test_a_parameter_that_nothing_uses(llama, patient):
     assert "model.forgotten" in remedy(one, "step", "all parameters learn")
 
 
+def test_a_parameter_whose_gradient_is_zero(llama, patient):
+    llama[0].model.idle = nn.Parameter(torch.ones(3))
+    forward = llama[0].forward
+
+    def counting_for_nothing(**inputs):
+        out = forward(**inputs)
+        out.logits = out.logits + 0 * llama[0].model.idle.sum()
+        return out
+
+    llama[0].forward = counting_for_nothing
+    one = patient(llama)
+    assert ill(one) == {"step, all parameters learn": "warn"}
+    assert "model.idle" in remedy(one, "step", "all parameters learn")
+
+
+def test_adapters_are_judged_as_they_begin(llama, patient):
+    assert ill(patient(llama, algorithm="reinforce", lora_rank=2)) == {}
+
+
 def test_a_gradient_far_above_its_clip(llama, patient):
     one = patient(llama, reward=huge, algorithm="reinforce", kl_coef=10)
     assert ill(one) == {"step, gradient": "warn"}
