@@ -232,10 +232,11 @@ const advantageOf = (i, t) => CHANNELS.advantage[0](episodes[i], now[i], t);
 const when = (e) => (isNumber(e.iteration) ? `iteration ${e.iteration}` : "after training");
 const spell = (text) => text.trim().replace(/\s*\n\s*/g, "⏎") || (text.includes("\n") ? "⏎" : "␣");
 
-function gapOf(e, i) { // mean |advantage - true advantage|, in standard errors; in reward where the truth is exact
+// Mean |advantage - true advantage| as the run has it, in standard errors; in reward where the truth is exact.
+function gapOf(e, i) {
   const gaps = e.tokens.token.map((_, t) => {
-    const off = Math.abs(advantageOf(i, t) - (e.tokens.true_advantage?.[t] ?? NaN)),
-      se = e.tokens.true_advantage_se?.[t];
+    const own = CHANNELS.advantage[0](e, asRun[i], t), se = e.tokens.true_advantage_se?.[t];
+    const off = Math.abs(own - (e.tokens.true_advantage?.[t] ?? NaN));
     return se > 0 ? off / se : off;
   }).filter(isNumber);
   return gaps.length ? mean(gaps) : null;
@@ -252,8 +253,8 @@ function drawControls() {
   for (const [name, [value, meaning]] of Object.entries(CHANNELS)) {
     const disabled = !episodes.some((e, i) => e.tokens.token.some((_, t) => value(e, now[i], t)));
     const onchange = () => { view.channel = name; paint(); };
-    const radio = h("input", { type: "radio", name: "channel", value: name, checked: name === view.channel, disabled,
-      onchange });
+    const checked = name === view.channel;
+    const radio = h("input", { type: "radio", name: "channel", value: name, checked, disabled, onchange });
     $("channels").append(h("label", { title: meaning }, radio, h("span", name)));
   }
   const own = episodes.at(-1) ?? { gamma: 1, lam: 0.95 }, coef = own.kl_coef ?? 0;
@@ -271,13 +272,12 @@ function drawControls() {
   const times = unique(episodes.map((e) => e.iteration)).sort((a, b) => (a ?? Infinity) - (b ?? Infinity));
   if (final && !control) view.iteration = "null";
   choice(host, "Prompt", [["", "every prompt"], ...prompts.map((p) => [p, p])], "", relist("prompt"));
-  chooser.iteration = choice(host, "Iteration", [["", "every one"],
-    ...times.map((it) => [String(it), it ?? "after training"])],
-    view.iteration, relist("iteration"));
+  const named = times.map((it) => [String(it), it ?? "after training"]);
+  chooser.iteration = choice(host, "Iteration", [["", "every one"], ...named], view.iteration, relist("iteration"));
   choice(host, "Sort by", [["", "as recorded"], ["-score", "highest score"], ["score", "lowest score"],
     ["-length", "longest"], ["length", "shortest"], ["-gap", "most disagreement"]], "", relist("sort"));
-  for (const [key, label] of [["score", "Score at least"], ["length", "Length at least"],
-    ["gap", "Disagreement at least"]]) {
+  const least = { score: "Score at least", length: "Length at least", gap: "Disagreement at least" };
+  for (const [key, label] of Object.entries(least)) {
     const read = () => relist(key)(box.value === "" ? null : Number(box.value));
     const box = h("input", { type: "number", step: "any", oninput: read });
     host.append(h("label", label, box));
@@ -314,15 +314,13 @@ function listEpisodes() {
 function card({ e, i, gap, length }, prompt) {
   const errors = (e.tokens.true_advantage_se ?? []).some((x) => x > 0) ? " SE" : "";
   const facts = [when(e), `score ${signed(e.score)}`, isNumber(e.gold) && `gold ${signed(e.gold)}`,
-    `${length} ${unit}s`,
-    !e.finished && "cut at the limit", gap !== null && `disagreement ${gap.toFixed(1)}${errors}`];
+    `${length} ${unit}s`, !e.finished && "cut at the limit", gap !== null && `disagreement ${gap.toFixed(1)}${errors}`];
   const long = control || length > 120, texts = e.tokens.token, spaced = texts.some((text) => /^\s/.test(text));
   const words = h(long ? "div.row" : "div.words", { role: "listbox", "aria-orientation": "horizontal",
     "aria-label": `${unit}s of ${e.prompt}, ${when(e)}` });
   texts.forEach((text, t) => {
     const special = /^(<.*>|\[.*\]|[⏎␣]+)$/.test(spell(text)), gapped = !t || !spaced || special || /^\s/.test(text);
-    words.append(h("span", { class: `t${gapped ? " gap" : ""}${special ? " special" : ""}`, role: "option",
-      tabindex: -1,
+    words.append(h(`span.t${gapped ? ".gap" : ""}${special ? ".special" : ""}`, { role: "option", tabindex: -1,
       "data-t": t, "aria-selected": "false" }, spell(text), e.tokens.clipped?.[t] && h("i", { title: "clipped" })));
   });
   const pick = (event, focus) => {
@@ -330,13 +328,16 @@ function card({ e, i, gap, length }, prompt) {
     if (t !== undefined) select(i, Number(t), focus);
   };
   words.addEventListener("pointerover", (event) => event.pointerType === "mouse" && pick(event, false));
+  words.addEventListener("pointerleave", () => { // back from what was pointed at to what has the focus
+    const kept = document.activeElement.closest(".t");
+    if (kept) select(Number(kept.closest("article").dataset.e), Number(kept.dataset.t), false);
+  });
   words.addEventListener("click", (event) => pick(event, true));
   words.addEventListener("focusin", (event) => pick(event, false));
   words.addEventListener("keydown", (event) => step(event, i));
   const strip = long ? h("div.strip") : null;
-  const made = h("article", { "data-e": i }, h("header", prompt && h("b", e.prompt),
-    facts.map((fact) => fact && h("span", fact))),
-    strip, words);
+  const header = h("header", prompt && h("b", e.prompt), facts.map((fact) => fact && h("span", fact)));
+  const made = h("article", { "data-e": i }, header, strip, words);
   cards.set(i, { made, words, strip, all: [...words.children] });
   return made;
 }
@@ -451,9 +452,8 @@ function inspectToken() { // every number of the chosen token, and how its advan
   const off = advantageOf(chosen.e, t) - (get("true_advantage") ?? NaN), error = get("true_advantage_se");
   const numbers = [["log π(a|s)", num(get("logprob"))], ["π(a|s)", num(Math.exp(get("logprob") ?? NaN))],
     ["log ref", num(get("ref_logprob"))], ["KL", signed(get("kl"))], ["entropy", num(get("entropy"))],
-      ["score", num(get("score"))],
-    ["V", signed(get("value"))], ["V′", signed(get("next_value"))],
-      ["ratio", num(get("ratio")) + (get("clipped") ? " clipped" : "")],
+    ["score", num(get("score"))], ["V", signed(get("value"))], ["V′", signed(get("next_value"))],
+    ["ratio", num(get("ratio")) + (get("clipped") ? " clipped" : "")],
     ["A, recorded", signed(get("advantage"))], ["true V", se("true_value")], ["true A", se("true_advantage")],
     ["state", get("state") ? get("state").slice(0, 8).map(short).join(", ") : "–"],
     ["A − true A", isNumber(off) ? signed(off) + (error > 0 ? `, ${(Math.abs(off) / error).toFixed(1)} SE` : "")
@@ -486,8 +486,7 @@ function drawAgreement() {
   if (!points.length) return;
   if (!$("agreement-lam")) {
     const set = slider($("agreement-slider"), "agreement-lam", "λ, of GAE (the same as above)", 0, 1, 0.005,
-      episodes.at(-1).lam,
-      (v) => change("lam", v));
+      episodes.at(-1).lam, (v) => change("lam", v));
     followers.push((name, v) => { if (name === "lam") set(v); });
     if (data.agreement) drawMeasured(data.agreement);
   }
@@ -496,8 +495,7 @@ function drawAgreement() {
   const facts = { correlation: num(correlation(xs, ys)),
     "same sign, where it is clear": percent(mean(clear.map((p) => Number(p.x * p.y > 0)))),
     "rmse, noise taken off": num(Math.sqrt(Math.max(0, mean(off.map((d) => d * d)) - noise))),
-      "mean error": signed(mean(off)),
-    [`${unit}s, ${clear.length} of them clear`]: points.length };
+    "mean error": signed(mean(off)), [`${unit}s, ${clear.length} of them clear`]: points.length };
   $("agreement-facts").replaceChildren(...Object.entries(facts).map(([name, value]) =>
     h("div", h("b", String(value)), name)));
   const width = Math.max(280, $("scatter").clientWidth),
@@ -575,10 +573,13 @@ function drawEstimators() {
     });
     host.append(h("div.slider", h("label", { for: "estimator-lam" }, "λ, of GAE (those measured)"), range, out));
   }
-  const pick = (key) => (value) => { lab[key] = value; drawEstimators(); };
-  if (tasks.length > 1) choice(host, "Task", tasks.map((one, k) => [k, one.task]), lab.task, pick("task"));
-  if (critics.length > 1) choice(host, "Critic of GAE", critics.map((c) => [c, c]), lab.critic, pick("critic"));
-  choice(host, "Beside them", [["", "none"], ...rest.map((name) => [name, name])], lab.extra, pick("extra"));
+  const ask = (key, label, options) => { // whose answer draws all of this anew, and keeps the focus
+    const answer = (value) => { lab[key] = value; drawEstimators(); $(`estimator-${key}`).focus(); };
+    choice(host, label, options, lab[key], answer).id = `estimator-${key}`;
+  };
+  if (tasks.length > 1) ask("task", "Task", tasks.map((one, k) => [k, one.task]));
+  if (critics.length > 1) ask("critic", "Critic of GAE", critics.map((c) => [c, c]));
+  ask("extra", "Beside them", [["", "none"], ...rest.map((name) => [name, name])]);
   drawRidges(task);
 }
 function drawRidges(task) {
@@ -591,16 +592,13 @@ function drawRidges(task) {
   const range = span([...reached, 0, 1].filter(isNumber), 0.04);
   const room = $("ridges").clientWidth, width = Math.max(280, room > 600 ? room - 252 : room);
   const ridges = rows.map((m, k) => {
-    const last = k === rows.length - 1, bins = 48, counts = new Array(bins).fill(0),
-      wide = (range[1] - range[0]) / bins;
+    const last = k === rows.length - 1, bins = 48, wide = (range[1] - range[0]) / bins, counts = Array(bins).fill(0);
     for (const v of m.drawn) counts[clamp(Math.floor((v - range[0]) / wide), 0, bins - 1)]++; // the rest at the edge
     const plot = frame(`${m.name}: estimates projected on the true gradient`, width, last ? 86 : 62, range,
-      [0, Math.max(...counts)],
-      { left: 4, right: 4, top: 4, bottom: last ? 26 : 2, yAbout: 0, xAbout: last ? 7 : 0 });
+      [0, Math.max(...counts)], { left: 4, right: 4, top: 4, bottom: last ? 26 : 2, yAbout: 0, xAbout: last ? 7 : 0 });
     const kind = m.family === "gae" ? "pos" : m.family === "reinforce" ? "neg" : "third", foot = plot.y(0);
-    counts.forEach((n, b) => plot.svg.append(s(`rect.fill-${kind}`,
-      { opacity: 0.75, x: plot.x(range[0] + b * wide), y: plot.y(n),
-      width: Math.max(1, (width - 8) / bins - 0.7), height: foot - plot.y(n) })));
+    counts.forEach((n, b) => plot.svg.append(s(`rect.fill-${kind}`, { opacity: 0.75, x: plot.x(range[0] + b * wide),
+      y: plot.y(n), width: Math.max(1, (width - 8) / bins - 0.7), height: foot - plot.y(n) })));
     plot.svg.append(s("line.line-ink", { "stroke-width": 1.4, x1: plot.x(1), x2: plot.x(1), y1: 0, y2: foot }));
     const at = plot.x(clamp(m.drawn.length ? mean(m.drawn) : 1, ...range));
     plot.svg.append(s("path.fill-ink", { d: `M${at} ${foot - 9} l5 9 h-10 z` }));

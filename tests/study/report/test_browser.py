@@ -286,6 +286,16 @@ def test_the_equations_hold_the_tokens_numbers(language_page, language):
     assert alternatives.count() >= 5
 
 
+def test_pointing_shows_a_token_and_leaving_returns_to_the_one_that_has_the_focus(language_page):
+    tab = language_page
+    words = tab.locator(".words").first.locator(".t")
+    words.nth(2).click()
+    words.nth(5).hover()
+    assert "token 6 of" in tab.inner_text("#inspector")
+    tab.mouse.move(5, 5)
+    assert "token 3 of" in tab.inner_text("#inspector")
+
+
 def test_the_agreement_is_that_of_the_tokens(language_page, language):
     pairs = []
     for record in language["episodes"]:
@@ -322,6 +332,9 @@ def test_lower_lambda_shows_another_histogram_and_its_printed_numbers(language_p
     task = tab.locator("#estimators select").first
     task.select_option("1")
     assert "20000 episodes" in tab.inner_text("#ridges")
+    tab.select_option("#estimator-extra", "ppo, 4 steps")
+    assert "ppo, 4 steps" in tab.inner_text("#ridges")
+    assert tab.evaluate("document.activeElement.id") == "estimator-extra"
 
 
 STAY_OR_GO = list(product((0, 1), repeat=4))
