@@ -328,6 +328,11 @@ def test_unknown_words(llama, patient):
     assert "zebra" in remedy(one, "tokenizer", "unknown words")
 
 
+def test_nothing_is_unknown_to_a_tokenizer_of_bytes(llama, patient):
+    llama[1].unk_token = None
+    assert findings(patient(llama))["tokenizer", "unknown words"].value == 0
+
+
 def test_a_tokenizer_that_lowers(llama, patient):
     llama[1]._tokenizer.normalizer = normalizers.Lowercase()
     one = patient(llama, prompts=[*PROMPTS, "The film", "The PLOT is"])
