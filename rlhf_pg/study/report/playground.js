@@ -131,11 +131,11 @@ function drawArrows(drawn, average, g) {
     [-up, up],
     { left: 46, bottom: 36, top: 18, xText: "∂ / ∂θ of A", yText: "∂ / ∂θ of B" });
   const place = ([a, b]) => [plot.x(clamp(a, -across, across)), plot.y(clamp(b, -up, up))], origin = place([0, 0]);
-  const faint = s("g", { opacity: Math.min(0.55, 12 / drawn.length + 0.15) });
+  const faint = s("g", { opacity: Math.min(0.55, 12 / drawn.length + 0.25) });
   for (const one of drawn) arrow(faint, origin, place(one.estimate), one.total >= 0 ? "pos" : "neg", 1);
   plot.svg.append(s("line.zero", { x1: origin[0], x2: origin[0], y1: 18, y2: height - 36 }), faint);
-  arrow(plot.svg, origin, place(average), "third", 3);
-  arrow(plot.svg, origin, place(g), "ink", 3);
+  arrow(plot.svg, origin, place(average), "third", 6);
+  arrow(plot.svg, origin, place(g), "ink", 2);
   $("play-arrows").replaceChildren(plot.svg);
 }
 function drawPlane(theta, old, steps) {

@@ -28,6 +28,8 @@ CHANNELS = {
     "entropy": "of pi(.|s), nats",
     "ratio": "pi after the update / before it",
 }
+SHORT = {"advantage": "A", "true_advantage": "true A", "delta": "δ", "value": "V", "kl": "KL",
+         "logprob": "log π"}  # fmt: skip
 CURVES = (
     "score gold eval_score objective kl entropy length eos_rate policy_loss value_loss "
     "explained_variance clip_fraction grad_norm"
@@ -37,7 +39,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 BLACK, WHITE = "#000000", "#ffffff"
 BLUES = [("#d6e8f4", BLACK), ("#9cc8e6", BLACK), ("#5aa5d6", BLACK), ("#0072b2", WHITE)]
 ORANGES = [("#fbe3d2", BLACK), ("#f5bd94", BLACK), ("#e58b48", BLACK), ("#b84f00", WHITE)]
-SHOWN, WIDTH, LONG = 6, 36, 120
+SHOWN, LONG, STRIP = 6, 120, 76  # completions; tokens that are too many for words; columns
 SPECIAL = re.compile(r"<.*>|\[.*\]")  # <eos> and its like, which no space sets apart
 
 
@@ -45,19 +47,19 @@ def show(data: Mapping[str, Any], console: Console, channel: str = "advantage") 
     """Print a run, its tokens coloured by `channel`; raises ValueError for an unknown one."""
     if channel not in CHANNELS:
         raise ValueError(f"no channel {channel!r}: choose among {', '.join(CHANNELS)}")
+    chosen = _chosen(data["episodes"], channel)
+    if data["episodes"] and not chosen:
+        raise ValueError(f"{channel} was not measured in this run: choose another --channel")
     say = partial(console.print, soft_wrap=False)  # words stay whole, whatever the console's habit
     say(Text(plain(data["title"]), style="bold"))
     say(Text(headline(data)))
     if len(data["metrics"]) > 1:
-        say(_curves(data["metrics"]))
-    chosen = _chosen(data["episodes"])
+        say(_curves(data["metrics"], max(8, min(36, console.width - 64))))
     if not chosen:
         say("No tokens were recorded in this run.")
         return
     middle = 1.0 if channel == "ratio" else 0.0
     sizes = sorted(abs(token[channel] - middle) for _, token in _measured(chosen, channel))
-    if not sizes:
-        raise ValueError(f"{channel} was not measured in this run: choose another --channel")
     scale = sizes[int(0.95 * (len(sizes) - 1))] or 1.0
     say(_legend(channel, middle, scale))
     for episode in chosen:
@@ -65,7 +67,7 @@ def show(data: Mapping[str, Any], console: Console, channel: str = "advantage") 
         long = len(episode["tokens"]) > LONG or data["kind"] == "control"
         draw = _strip if long else _words
         say(draw(episode["tokens"], channel, middle, scale))
-    say(_extremes(chosen, channel, middle))
+    say(_extremes(chosen, channel, middle, max(8, min(30, console.width - 70))))
     rest = len(data["episodes"]) - len(chosen)
     if rest:
         say(Text(f"{rest} more are on the page (without --terminal).", style="dim"))
@@ -79,7 +81,7 @@ def plain(text: str) -> str:
     return re.sub("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]", "�", text)
 
 
-def sparkline(values: Sequence[float], width: int = WIDTH) -> str:
+def sparkline(values: Sequence[float], width: int) -> str:
     """The values as a row of at most `width` blocks; each is the mean of its share."""
     count = min(width, len(values))
     edges = [round(i * len(values) / count) for i in range(count + 1)]
@@ -88,7 +90,7 @@ def sparkline(values: Sequence[float], width: int = WIDTH) -> str:
     return "".join(BLOCKS[round(7 * (m - low) / ((high - low) or 1))] for m in means)
 
 
-def _curves(lines: Sequence[Mapping[str, Any]]) -> Table:
+def _curves(lines: Sequence[Mapping[str, Any]], width: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("")
     table.add_column(f"over {len(lines)} iterations")
@@ -98,18 +100,17 @@ def _curves(lines: Sequence[Mapping[str, Any]]) -> Table:
         values = [line[name] for line in lines if _is_number(line.get(name))]
         if len(values) > 1 and max(values) > min(values):
             numbers = (values[0], values[-1], min(values), max(values))
-            row = [Text(name), Text(sparkline(values), style="#3d8fc4")]
+            row = [Text(name), Text(sparkline(values, width), style="#3d8fc4")]
             table.add_row(*row, *(_number(value) for value in numbers))
     return table
 
 
-def _chosen(episodes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those after training, or of the last iteration recorded."""
-    if not episodes:
-        return []
-    final = [e for e in episodes if e["iteration"] is None]
-    last = max((e["iteration"] for e in episodes if e["iteration"] is not None), default=0)
-    return (final or [e for e in episodes if e["iteration"] == last])[:SHOWN]
+def _chosen(episodes: Sequence[Mapping[str, Any]], channel: str) -> list[Mapping[str, Any]]:
+    """Those after training, or of the last iteration recorded, where the channel was measured."""
+    known = [e for e in episodes if next(_measured([e], channel), None)]
+    final = [e for e in known if e["iteration"] is None]
+    last = max((e["iteration"] for e in known if e["iteration"] is not None), default=0)
+    return (final or [e for e in known if e["iteration"] == last])[:SHOWN]
 
 
 def _measured(
@@ -153,8 +154,8 @@ def _words(tokens: Sequence[Mapping[str, Any]], channel: str, middle: float, sca
 
 
 def _strip(tokens: Sequence[Mapping[str, Any]], channel: str, middle: float, scale: float) -> Text:
-    """A long episode: V as a sparkline, and the channel as a line of signs, of at most 90 each."""
-    count = min(90, len(tokens))
+    """A long episode: V as a sparkline, and the channel as a line of signs, of at most STRIP."""
+    count = min(STRIP, len(tokens))
     edges = [round(i * len(tokens) / count) for i in range(count + 1)]
     text = Text("V  ").append(sparkline([t.get("value") or 0.0 for t in tokens], count), "dim")
     text.append("\n±  ")
@@ -164,8 +165,10 @@ def _strip(tokens: Sequence[Mapping[str, Any]], channel: str, middle: float, sca
     return text
 
 
-def _extremes(episodes: Sequence[Mapping[str, Any]], channel: str, middle: float) -> Table:
-    """The five highest and the five lowest tokens, with their numbers."""
+def _extremes(
+    episodes: Sequence[Mapping[str, Any]], channel: str, middle: float, room: int
+) -> Table:
+    """The five highest and the five lowest tokens, with their numbers; `room` is the prompt's."""
     found = sorted(_measured(episodes, channel), key=lambda pair: -pair[1][channel])
     ends = found[:5] + found[max(5, len(found) - 5) :]
     keys = [k for k in ("advantage", "true_advantage", "delta", "value", "kl", "logprob", "ratio")
@@ -173,11 +176,11 @@ def _extremes(episodes: Sequence[Mapping[str, Any]], channel: str, middle: float
     keys = [channel, *(key for key in keys if key != channel)]
     table = Table(box=None, pad_edge=False, header_style="dim", title_justify="left")
     table.title = Text("\nThe highest and the lowest", style="bold")
-    table.add_column("token")
-    table.add_column("of", max_width=30, no_wrap=True)
+    table.add_column("token", max_width=14, no_wrap=True)
+    table.add_column("of", max_width=room, no_wrap=True)
     digits = {key: _digits([token.get(key) for _, token in ends]) for key in keys}
     for key in keys:
-        table.add_column(key, justify="right", no_wrap=True)
+        table.add_column(SHORT.get(key, key), justify="right", no_wrap=True)
     for episode, token in ends:
         m = 0.8 if token[channel] > middle else -0.8
         cells = [_with_error(token, key, digits[key]) for key in keys]

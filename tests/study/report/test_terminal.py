@@ -27,8 +27,8 @@ def test_it_says_what_the_run_did(language):
 
 
 def test_a_sparkline_rises_with_its_values():
-    assert terminal.sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == terminal.BLOCKS
-    assert terminal.sparkline([7, 7]) == "▁▁"
+    assert terminal.sparkline([0, 1, 2, 3, 4, 5, 6, 7], 20) == terminal.BLOCKS
+    assert terminal.sparkline([7, 7], 20) == "▁▁"
     assert len(terminal.sparkline(range(1000), 36)) == 36
 
 
@@ -70,6 +70,16 @@ def test_a_channel_that_was_not_measured_is_said(control):
         printed(control, "true_advantage")
 
 
+def test_a_channel_that_only_earlier_completions_have_shows_those(made):
+    data = made.language_run(iterations=10)
+    for record in data["episodes"]:
+        for token in record["tokens"]:
+            token["ratio"] = None if record["iteration"] is None else token["ratio"]
+    assert "iteration 10" in printed(data, "ratio") and "after training" not in printed(
+        data, "ratio"
+    )
+
+
 def test_a_long_episode_is_a_line_and_not_hundreds_of_words(control):
     text = printed(control)
     assert "CartPole-v1, seed 1" in text and len(text.splitlines()) < 60
@@ -96,5 +106,11 @@ def test_a_run_without_a_part_prints_the_rest(made, part):
     assert "ppo on film-notes" in text
 
 
-def test_it_fits_eighty_columns(language):
-    assert max(map(len, printed(language, width=80).splitlines())) <= 80
+def test_it_fits_eighty_columns(language, control):
+    for data in (language, control):
+        lines = printed(data, width=80).splitlines()
+        assert max(map(len, lines)) <= 80
+        table = lines[lines.index(next(line for line in lines if "The highest" in line)) :]
+        assert not [cell for line in table for cell in line.split() if re.search("[+−].*…", cell)]
+        score = next(line for line in lines if line.startswith("score"))
+        assert "…" not in score and score.count("█") >= 1  # no curve is cut
