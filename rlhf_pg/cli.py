@@ -115,6 +115,7 @@ COMMANDS: dict[str, Command] = {
         "rlhf_pg.study.doctor:DoctorConfig",
         "rlhf_pg.study_commands:doctor",
         positional="model",
+        positional_help="The policy to begin with: a run, a folder, or a hub name.",
     ),
     "study oracle": Command(
         "exact answers for a task small enough to write down: J, its gradient, V, the optimum",
@@ -152,7 +153,10 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 where it worked, 2 where the input was wrong, 130 where it was stopped."""
+    """Run a command; 0 where it worked, 2 where the input was wrong, 130 where it was stopped.
+
+    A command may end otherwise by itself: the doctor by 1, where something failed.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]

@@ -102,11 +102,21 @@ def load(name: str) -> tuple[torch.nn.Module, Any]:
     local = Path(source).is_dir() or _cached(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, local_files_only=local
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=local,
+            output_loading_info=True,
         )
     except Exception as error:
         raise ValueError(_why_not(name, error)) from error
+    model, info = loaded
+    if info["missing_keys"]:  # which transformers would have filled in at random
+        raise ValueError(
+            f"{name} lacks weights of its model (first: {min(info['missing_keys'])}): its "
+            "model.safetensors is not whole, or its config.json is another model's"
+        )
     ready_to_pad(tokenizer)
     if "past_key_values" not in inspect.signature(model.forward).parameters:
         raise ValueError(

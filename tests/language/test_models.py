@@ -200,3 +200,19 @@ def test_small_models_get_one_thread_unless_the_user_said_otherwise(llama, monke
     monkeypatch.delenv("OMP_NUM_THREADS")
     models.suit_threads(llama)
     assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_that_are_missing_are_not_made_up(kind, tied, tokenizer, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    models.save(tmp_path, tiny_lm(kind, tokenizer, tie_word_embeddings=tied), tokenizer)
+    models.load(str(tmp_path))  # a tied head is not missing
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    lost = next(name for name in sorted(weights) if ".0." in name)
+    del weights[lost]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"lacks weights of its model .first: {lost}"):
+        models.load(str(tmp_path))

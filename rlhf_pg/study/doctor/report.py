@@ -36,7 +36,7 @@ def show(patient: Patient, findings: list[Finding]) -> None:
             console.print(_remedies(told, width))
     line = Text(summary(findings), "bold")
     if not patient.config.explain:
-        line.append("   (--explain true says what each check is for)", "not bold dim")
+        line.append("   (--explain says what each check is for)", "not bold dim")
     console.print(line)
 
 
