@@ -228,6 +228,19 @@ def test_a_step_held_against_the_opposite_truth_points_away(source, monkeypatch)
     assert cosine(laboratory(source, 40, [1.0], [1])) == pytest.approx(-before) != 0
 
 
+def test_a_step_whose_truth_stays_in_the_noise_is_left_out_and_the_rest_kept(source, monkeypatch):
+    honest = source.truth
+
+    def drowned(policy, tick):
+        truth = honest(policy, tick)
+        both = torch.cat([truth.blocks, -truth.blocks])
+        return truth if policy is source.policy else Truth(both, truth.episodes)
+
+    monkeypatch.setattr(source, "truth", drowned)
+    entries = laboratory(source, 40, [1.0], [0, 1])["methods"]
+    assert [entry["steps"] for entry in entries if entry["steps"] is not None] == [0]
+
+
 @pytest.fixture
 def run(tmp_path):
     """A run of `rlhf-pg train` on the small task's words, with every option that bends rewards."""

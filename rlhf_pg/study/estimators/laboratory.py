@@ -1,6 +1,7 @@
 """The laboratory: every estimator at a source's policy, and PPO's where its steps lead."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from rlhf_pg.core.algorithms import LearnerConfig
@@ -29,27 +30,36 @@ def laboratory(
     grids = {first: lambdas, **{critic: SECOND_GRID for critic in others}}
     chosen = methods(source.gamma, source.ppo, grids)
     later = sorted({steps for steps in ppo_steps if steps > 0})
-    blocks = 1 if source.how == "enumeration" else BLOCKS
-    work = (1 + len(later)) * blocks + estimates * (2 + len(chosen) + len(later))
+    blocks, worth = 1, 1
+    if source.how == "large sample":  # by far the longest steps: drawn, scored, differentiated
+        blocks, worth = BLOCKS, 1 + 3 * source.sizes.truth_rows // BLOCKS // source.sizes.rows
+    work = (1 + len(later)) * blocks * worth + estimates * (2 + len(chosen) + len(later))
     with Progress(work, "estimators") as progress:
         tick = _ticker(progress)
-        truth = _checked(source.truth(source.policy, tick))
+        truth_tick = partial(tick, worth)
+        truth = _checked(source.truth(source.policy, truth_tick))
         constants = _constants(source)
         batches = [_ticked(source.draw(), tick) for _ in range(estimates)]
         exact = _exact(source, chosen, constants, truth)
-        acting = source.acting(source.policy)
         anchor = next(m for m in chosen if m.critic == first and m.family == "baseline")
-        entries = estimate(
-            source.policy, acting, batches, chosen, constants, truth, tick, exact, anchor
-        )
+        here, acting = source.policy, source.acting(source.policy)
+        entries = estimate(here, acting, batches, chosen, constants, truth, tick, exact, anchor)
         recorded = source.draw()[first]
         for steps in later:
             there = after(source.policy, recorded, source.ppo, steps)
-            method = after_steps(source.ppo, steps, first)
-            truth_there = _checked(source.truth(there, tick))
-            acting = source.acting(there)
-            found = estimate(there, acting, batches, [method], constants, truth_there, tick)
+            true = source.truth(there, truth_tick)
+            if true.relative_error > TOO_NOISY:
+                progress.say(f"k={steps}: its own truth stays in the noise; raise --truth_rows")
+                tick(estimates)
+                continue
+            method = [after_steps(source.ppo, steps, first)]
+            found = estimate(there, source.acting(there), batches, method, constants, true, tick)
             entries += [{**found[0], "moved": moved(there, batches[:BLOCKS])}]
+    return {**_about(source, truth, batches), "constants": constants, "methods": entries}
+
+
+def _about(source: Source, truth: Truth, batches: Sequence[Batch]) -> dict[str, Any]:
+    """The task, the truth and the sizes, in words and numbers."""
     return {
         "task": source.task,
         "truth": {
@@ -60,20 +70,19 @@ def laboratory(
         },
         "batch": source.sizes.rows,
         "samples_per_prompt": source.sizes.group,
-        "estimates": estimates,
+        "estimates": len(batches),
         "gamma": source.gamma,
         "critic": _described(source, batches),
-        "constants": constants,
-        "methods": entries,
     }
 
 
-def _ticker(progress: Progress) -> Tick:
+def _ticker(progress: Progress) -> Callable[..., None]:
+    """Tells the progress of one more piece of work, or of one that is `worth` several."""
     done = 0
 
-    def tick() -> None:
+    def tick(worth: int = 1) -> None:
         nonlocal done
-        done += 1
+        done += worth
         progress.update(done)
 
     return tick
