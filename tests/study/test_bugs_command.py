@@ -40,6 +40,9 @@ def test_a_room_shows_its_code_and_its_numbers_and_saves_them(tmp_path, said):
     assert f"{room['gradients'][0]['wrong']['bias']:.3f}" in text
     assert room["curves"][0]["best"] == pytest.approx(12.6)
     assert len(room["curves"][0]["right"][0]) == len(room["curves"][0]["updates"])
+    right, wrong = (next(line for line in text.splitlines() if f"{name} │" in line)
+                    for name in ("right", "wrong"))  # fmt: skip
+    assert " 1.000 " in right and "-1.000" in wrong
     assert "12.364 → 12.599" in text and "CleanRL" in text
     assert room["cartpole"] is None and "CartPole" not in text
     assert widest(text) <= 100
@@ -70,7 +73,7 @@ def test_the_learning_test_is_reported(tmp_path, said, monkeypatch):
 def test_curves_are_drawn_on_one_scale():
     assert display.sparkline([0.0, 0.5, 1.0], 0.0, 1.0, 3) == "▁▅█"
     assert display.sparkline([0.0] * 9, 0.0, 0.0, 4) == "▁▁▁▁"
-    assert len(display.sparkline(list(range(100)), 0, 99, 10)) == 10
+    assert display.sparkline([float(i) for i in range(80)], 0.0, 79.0, 8) == "▁▂▃▄▅▆▇█"
     curves = Curves("", [0, 1], [[0.0, 2.0], [2.0, 4.0]], [[-1.0, 1.0]])
     assert display.averaged(curves.right) == [1.0, 3.0] and display.span(curves) == (-1.0, 3.0)
 
