@@ -120,14 +120,24 @@ def _thinned(episodes: Sequence[dict[str, Any]], room: int) -> list[dict[str, An
     Of these the last and the first come first, then those that halve the widest gaps.
     """
     sizes = [len(embedded(episode).encode()) + 1 for episode in episodes]
-    iterations = sorted({e["iteration"] for e in episodes if e["iteration"] is not None})
-    taken: set[int] = set()
-    for iteration in [None, *_spread(iterations), None]:
-        half = room // 2 if iteration is None and not taken and iterations else room
-        for i, episode in enumerate(episodes):
-            used = sum(sizes[j] for j in taken)
-            if episode["iteration"] == iteration and i not in taken and used + sizes[i] <= half:
-                taken.add(i)
+    places: dict[int | None, list[int]] = {}
+    for i, episode in enumerate(episodes):
+        places.setdefault(episode["iteration"], []).append(i)
+    final = places.pop(None, [])
+    taken: list[int] = []
+    used = 0
+
+    def take(some: Sequence[int], room: int) -> None:
+        nonlocal used
+        for i in some:
+            if i not in taken and used + sizes[i] <= room:
+                taken.append(i)
+                used += sizes[i]
+
+    take(final, room // 2 if places else room)
+    for iteration in _spread(sorted(key for key in places if key is not None)):
+        take(places[iteration], room)
+    take(final, room)
     return [episodes[i] for i in sorted(taken)]
 
 

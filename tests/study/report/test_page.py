@@ -131,14 +131,14 @@ def long_run(made, iterations, rows, tokens):
 
 
 def test_a_page_that_would_be_too_large_keeps_whole_iterations_evenly_and_says_so(made):
-    data = long_run(made, iterations=40, rows=4, tokens=150)
+    data = long_run(made, iterations=30, rows=4, tokens=150)
     text = page.document(data)
     assert 1_000_000 < len(text.encode()) < 2_000_000
     found = data_in(text)
     kept = [episode["iteration"] for episode in found["episodes"]]
     assert kept.count(None) == 4
     whole = sorted({i for i in kept if i is not None and kept.count(i) == 4})
-    assert {1, 40} <= set(whole) and 4 < len(whole) < 40
+    assert {1, 30} <= set(whole) and 4 < len(whole) < 30
     gaps = [b - a for a, b in zip(whole, whole[1:], strict=False)]
     assert max(gaps) <= 3 * min(gaps) + 2
     missing = len(data["episodes"]) - len(kept)
@@ -149,9 +149,9 @@ def test_a_page_that_would_be_too_large_keeps_whole_iterations_evenly_and_says_s
 
 
 def test_completions_after_training_leave_room_for_those_before(made):
-    data = long_run(made, iterations=2, rows=40, tokens=150)
+    data = long_run(made, iterations=2, rows=6, tokens=1200)
     kept = [e["iteration"] for e in data_in(page.document(data))["episodes"]]
-    assert kept.count(None) >= 5 and kept.count(2) >= 5
+    assert kept.count(None) >= 2 and kept.count(2) >= 2
 
 
 def test_long_curves_and_histograms_are_thinned(made):
