@@ -19,8 +19,10 @@ RESULT = "estimators.json"
 
 @dataclass
 class EstimatorsConfig:
-    """Measure every gradient estimator at one policy; the default is a task small enough to
-    write down, whose true gradient is known."""
+    """Measure every gradient estimator at one policy.
+
+    Without --model or --env it is a small task whose true gradient is known.
+    """
 
     model: str | None = None
     """A run of `rlhf-pg train` or `rlhf-pg control`, measured where it ended."""

@@ -176,6 +176,12 @@ def test_the_truth_of_another_policy_is_drawn_from_it():
     assert away < 2.5 * truth.relative_error < 0.5
 
 
+def test_a_folder_that_is_no_run_of_control_says_so(tmp_path):
+    (tmp_path / "config.yaml").write_text("env: CartPole-v1\n")  # as `rlhf-pg compare` leaves it
+    with pytest.raises(ValueError, match="no run of `rlhf-pg control`"):
+        from_run(str(tmp_path), SIZES)
+
+
 def test_a_policy_that_a2c_has_taught():
     source = learned("CartPole-v1", 2_000, SIZES)
     assert list(source.critics) == ["own"] and source.gamma == 0.98 and source.ppo.clip == 0.2

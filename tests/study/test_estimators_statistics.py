@@ -94,7 +94,7 @@ def test_measures_are_unbiased_and_their_errors_true(shift, sampled, anchored):
     def make(generator):
         truth = exactly()
         if sampled:
-            blocks = TRUE + 0.2 * torch.randn(BLOCKS, SIZE, generator=generator)
+            blocks = TRUE + 0.6 * torch.randn(BLOCKS, SIZE, generator=generator)
             truth = Truth(blocks, 1)
         noise = drawn(generator, torch.zeros(SIZE), 1.5)
         estimates = TRUE + shift + noise
@@ -112,7 +112,7 @@ def test_measures_are_unbiased_and_their_errors_true(shift, sampled, anchored):
     }
     for name, value in expected.items():
         # A ratio is off by about the squared relative error of the truth.
-        allowed = 4 * deviation[name] / root_of_times + 0.02 * value
+        allowed = 4 * deviation[name] / root_of_times + 0.03 * value
         assert mean[name] == pytest.approx(value, abs=allowed), name
         # A square that is zero: the jackknife's variance is then twice the true one.
         factor = 2**0.5 if name == "bias_squared" and not bias else 1.0

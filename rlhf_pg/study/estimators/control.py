@@ -109,6 +109,8 @@ def from_run(path: str, sizes: Sizes) -> Control:
     Its critic is fitted anew where it was not trained on the environment's own rewards.
     """
     run = options_of(path)
+    if "env_options" not in run:
+        raise ValueError(f"{path} is no run of `rlhf-pg control`; give one, or --env")
     environments = make_environments(run["env"], 1, run["env_options"])
     spaces = environments.single_observation_space, environments.single_action_space
     environments.close()
