@@ -67,7 +67,7 @@ def test_the_learning_test_is_reported(tmp_path, said, monkeypatch):
     assert json.loads((run.path / "bugs.json").read_text())["reset-step"]["cartpole"]["notices"]
     assert "A learning test on CartPole notices" in said() and "30k and 97k" in said()
     main(BugsConfig(output=str(tmp_path / "all")))
-    assert "such a test notices 1" in said() and "1 of 3" in said()
+    assert "it notices 1" in said() and "1 of 3" in said()
 
 
 def test_curves_are_drawn_on_one_scale():

@@ -101,14 +101,19 @@ def _show_curves(curves: Curves) -> None:
 
 def show_museum(found: dict[str, tuple[Exhibit, Findings]]) -> None:
     """Two lines for each bug, by the first setting of its room: right above, wrong below."""
-    table = Table(title="The museum of silent bugs", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title="The museum of silent bugs",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     tests = [findings.cartpole for _, findings in found.values() if findings.cartpole]
     table.add_column("bug", no_wrap=True)
     table.add_column("what it does")
     table.add_column("code", no_wrap=True)
-    for head in ("cosine", "bias", "J at last"):
+    for head in ("cosine", "bias", "J at end"):
         table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("J as it learns", no_wrap=True)
+    table.add_column("J, learning", no_wrap=True)
     if tests:
         table.add_column("CartPole", no_wrap=True)
     for exhibit, findings in found.values():
@@ -122,7 +127,7 @@ def show_museum(found: dict[str, tuple[Exhibit, Findings]]) -> None:
             _two(f"{first.right.cosine:.2f}", f"{first.wrong.cosine:.2f}"),
             _two(f"{first.right.bias:.2f}", f"{first.wrong.bias:.2f}"),
             _two(f"{right[-1]:.2f}", f"{wrong[-1]:.2f}"),
-            _two(sparkline(right, low, high, 16), sparkline(wrong, low, high, 16)),
+            _two(sparkline(right, low, high, 12), sparkline(wrong, low, high, 12)),
         ]
         test = findings.cartpole
         if test is not None:
@@ -135,8 +140,8 @@ def show_museum(found: dict[str, tuple[Exhibit, Findings]]) -> None:
     if tests:
         noticed = sum(test.notices for test in tests)
         console.print(
-            f"CartPole: runs in which PPO reached 475. Of the {len(tests)} bugs that can occur "
-            f"there, such a test notices {noticed or 'none'}."
+            "CartPole: runs in which PPO reached 475. "
+            f"Of the {len(tests)} bugs that can occur there, it notices {noticed or 'none'}."
         )
 
 

@@ -1,5 +1,7 @@
 """Whitening that multiplies by the deviation."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -24,9 +26,9 @@ def measure() -> Findings:
     policy, times_ten = task.policy(), "64 completions, scores ten times as large"
     return Findings(
         [
-            task.compare("batches of 2, all of them", policy, WHITENED, SWAP, size=2),
-            task.compare("64 completions", policy, WHITENED, SWAP, size=64),
             large.compare(times_ten, policy, WHITENED, SWAP, size=64),
+            task.compare("64 completions", policy, WHITENED, SWAP, size=64),
+            task.compare("batches of 2, all of them", policy, WHITENED, SWAP, size=2),
         ],
         [
             task.curves("Adam", WHITENED, SWAP),
@@ -35,7 +37,7 @@ def measure() -> Findings:
     )
 
 
-SGD = WHITENED.__class__(**{**vars(WHITENED), "lr": 2.0})
+SGD = replace(WHITENED, lr=2.0)
 LESSON = (
     "A factor for the whole batch: the direction stays, in small batches better than with the "
     "right one, and Adam forgives the length. Without Adam, steps grow with the square of the "

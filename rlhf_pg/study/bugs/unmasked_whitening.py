@@ -24,9 +24,9 @@ def measure() -> Findings:
     nine_tenths = "64 completions, nine tenths of it padding"
     return Findings(
         [
-            task.compare("batches of 2, all of them", policy, WHITENED, SWAP, size=2),
-            task.compare("64 completions, little padding", policy, WHITENED, SWAP, size=64),
             wide.compare(nine_tenths, policy, WHITENED, SWAP, size=64),
+            task.compare("64 completions, little padding", policy, WHITENED, SWAP, size=64),
+            task.compare("batches of 2, all of them", policy, WHITENED, SWAP, size=2),
         ],
         [wide.curves(nine_tenths, WHITENED, SWAP)],
     )
