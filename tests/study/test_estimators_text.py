@@ -190,6 +190,19 @@ def test_steps_of_ppo_lead_away_and_the_truth_goes_along(source):
     assert not torch.allclose(truth.mean, source.exact.gradient, rtol=0.01)
 
 
+def test_the_distance_is_the_kl_from_the_policy_that_sampled(source):
+    far = after(source.policy, source.draw()["fitted"], replace(source.ppo, lr=5e-3), 4)
+    exact, mask = source.exact, source.exact.episodes.mask
+    with torch.no_grad():
+        now = torch.where(mask, far.evaluate(exact.episodes).logprobs, 0)
+    kl = float((exact.probs * (exact.logprobs - now).sum(1)).sum())
+    steps = float((exact.probs * mask.sum(1)).sum())
+    batches = [source.draw() for _ in range(300)]
+    assert moved(far, batches) == pytest.approx(kl / steps, rel=0.1)
+    backward = float((now.sum(1).exp() * (now - exact.logprobs).sum(1)).sum())
+    assert abs(backward - kl) > 0.3 * kl  # the other direction would not pass
+
+
 def test_the_laboratory_judges_each_step_by_its_own_truth(source):
     result = laboratory(source, 40, [0.5, 1.0], [0, 2])
     entries = {entry["name"]: entry for entry in result["methods"]}
