@@ -16,13 +16,9 @@ CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome")
      if (found := shutil.which(name))), None,
 )  # fmt: skip
-pytestmark = [
-    pytest.mark.skipif(
-        CHROMIUM is None, reason="no Chromium here; Debian: apt-get install chromium"
-    ),
-    # Playwright keeps a loop of its own, which it does not close before the interpreter ends.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium here; Debian: apt-get install chromium"
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +26,9 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         yield browser
         browser.close()
 
