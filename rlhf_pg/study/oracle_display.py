@@ -23,14 +23,14 @@ def show_summary(
         "gradient_norm": "|∇J|",
         "kl": "KL to ref",
         "entropy": "entropy",
-        "length": "length",
         "best_objective": "J*",
         "kl_to_best": "KL(π‖π*)",
     }
     heads = {key: head for key, head in heads.items() if key in rows[0]}
-    table = Table("prompt", title=f"J = E\\[score] - {kl_coef:g} KL", title_justify="left")
+    table = Table(title=f"J = E\\[score] - {kl_coef:g} KL", title_justify="left")
+    table.add_column("prompt", no_wrap=True, overflow="ellipsis", max_width=20)
     for head in heads.values():
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True, min_width=7)
     for prompt, row in zip(prompts, rows, strict=True):
         table.add_row(Text(prompt), *(f"{row[key]:.3f}" for key in heads))
     if len(rows) > 1:
@@ -72,7 +72,8 @@ def _ranked(
 ) -> None:
     table = Table(title=title, title_justify="left", show_footer=True)
     shown = order.argsort(descending=True, stable=True)[:count]
-    table.add_column(Text(f"{prompt} …"), footer="together", min_width=34)
+    head = prompt if len(prompt) <= 30 else f"… {prompt[-28:]}"
+    table.add_column(Text(f"{head} …"), footer="together", min_width=34)
     table.add_column("score", justify="right")
     all_of_them = {"ref": ref, "π": answer.probs, "π*": answer.best}
     columns = {head: x for head, x in all_of_them.items() if x is not None}

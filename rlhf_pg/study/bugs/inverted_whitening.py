@@ -39,8 +39,8 @@ def measure() -> Findings:
 
 SGD = replace(WHITENED, lr=2.0)
 LESSON = (
-    "A factor for the whole batch: the direction stays, in small batches better than with the "
-    "right one, and Adam forgives the length. Without Adam, steps grow with the square of the "
+    "A factor for the whole batch: the direction stays, in pairs here even nearer than by the "
+    "right code, and Adam forgives the length. Without Adam, steps grow with the square of the "
     "scores."
 )
 EXHIBIT = Exhibit(
