@@ -11,6 +11,8 @@ runs/NAME/
   credit.json     how well the critic's estimates agree with it (`rlhf-pg study credit`)
   estimators.json bias and variance of gradient estimates (`rlhf-pg study estimators`)
   report.html     all of it as a page (`rlhf-pg inspect`)
+  oracle.json     exact answers of a small task, its tables in oracle.safetensors, and bugs.json
+                  what the museum measured (`rlhf-pg study oracle`, `rlhf-pg study bugs`)
 """
 
 import json

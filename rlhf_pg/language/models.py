@@ -34,7 +34,9 @@ def train_tokenizer(
         tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
         tokenizer.normalizer = normalizers.Replace(r" +", " ")
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        trainer: Any = trainers.WordLevelTrainer(vocab_size=vocabulary, special_tokens=special)
+        trainer: Any = trainers.WordLevelTrainer(
+            vocab_size=vocabulary, special_tokens=special, show_progress=False
+        )
     elif kind == "bpe":
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         if vocabulary < len(special) + len(alphabet):
