@@ -108,7 +108,7 @@ def test_a_sampled_truth_is_the_sum_over_states_and_actions():
 
 def test_of_one_step_all_bootstraps_are_one_estimator_with_the_variance_by_hand():
     source = guessing()
-    batches = [source.draw() for _ in range(400)]
+    batches = [source.draw() for _ in range(200)]
     truth = source.truth(source.policy, lambda: None)
     chosen = [
         method

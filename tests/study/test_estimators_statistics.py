@@ -38,7 +38,7 @@ def of(estimates, truth, rescaled=False, anchor=None):
     return measured(blocks(estimates), squares, truth, rescaled, beside)
 
 
-def repeated(make, times=200):
+def repeated(make, times=120):
     """Means, deviations and mean standard errors of each measure over independent repetitions."""
     generator = torch.Generator().manual_seed(0)
     runs = [make(generator) for _ in range(times)]
