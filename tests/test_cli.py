@@ -250,6 +250,23 @@ BAD = {
     "a KL that draws away": (TRAIN + " --kl_coef -1", "kl_coef must not be below 0"),
     "no pairs in a batch": (REWARD + " --learner.batch_size 0", "batch_size must be at least 1"),
     "too few pairs": (REWARD + " --learner.held_out 0.01", "40 pairs are too few to hold some"),
+    # the study
+    "no run to inspect": ("inspect", "no run at runs/ppo; `rlhf-pg train` and `rlhf-pg control`"),
+    "a folder to inspect that is no run": ("inspect no_model", "no_model is no run of"),
+    "no run for credit": ("study credit", "no run at runs/ppo; `rlhf-pg train` makes runs"),
+    "a model for credit without a reward": ("study credit base", "give --reward"),
+    "too much to write down": (
+        "study oracle --max_new_tokens 9",
+        "8 tokens and 9 steps make 47,079,208 completions",
+        "lower max_new_tokens",
+    ),
+    "an unknown MDP": ("study oracle --mdp maze", "no MDP 'maze': choose among two-state"),
+    "no run for estimators": ("study estimators --model nowhere", "no run at nowhere"),
+    "two sources of estimates": ("study estimators --env E --model base", "not both"),
+    "groups that do not divide": ("study estimators --rows 3", "rows (3) must be a multiple of"),
+    "an unknown bug": ("study bugs kl-sing", "no bug 'kl-sing'"),
+    "an unknown example": ("study examples gea", "gea"),
+    "half a command": ("study", "unknown command 'study'"),
     "an output that is taken": (TRAIN + " --output taken", "taken already holds something; choose"),
 }  # fmt: skip
 
