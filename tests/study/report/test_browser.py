@@ -280,6 +280,10 @@ def test_the_equations_hold_the_tokens_numbers(language_page, language):
     token = record["tokens"][1]
     for name in ("reward", "delta", "advantage", "value", "next_value"):
         assert f"{token[name]:.3f}" in said, name
+    move(tab, "lam", 0.3)
+    expected = in_python(record, record["gamma"], 0.3, record["kl_coef"])["advantage"][1]
+    last = tab.locator("#equations p").last.inner_text().replace("−", "-")
+    assert float(last.split(" = ")[-1]) == pytest.approx(float(expected), abs=6e-4)
     alternatives = tab.locator("#inspector .top span:first-child, #inspector .top i + span")
     assert alternatives.count() >= 5
 
