@@ -229,6 +229,13 @@ def test_every_field_has_a_name_and_every_section_a_heading(language_page):
     assert language_page.locator("svg[role=img]:not([aria-label])").count() == 0
     language_page.keyboard.press("Tab")
     assert language_page.evaluate("document.activeElement.className") == "skip"
+    for _ in range(30):  # what has the focus is seen, itself or in the label of a hidden radio
+        language_page.keyboard.press("Tab")
+        assert language_page.evaluate("""() => {
+          const node = document.activeElement;
+          return [node, node.nextElementSibling].some(
+            one => one && getComputedStyle(one).outlineStyle !== 'none');
+        }"""), language_page.evaluate("document.activeElement.outerHTML")
 
 
 def test_the_scrubber_moves_every_chart_and_chooses_the_nearest_iteration(language_page, language):
