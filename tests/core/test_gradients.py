@@ -77,7 +77,7 @@ def test_the_score_of_a_coin_by_hand():
 
 
 def test_weights_of_ppo_by_hand():
-    """Ratios .5, 1 and 1.5 with clip .2: no weight where the clip holds what the advantage wants."""
+    """Ratios .5, 1, 1.5; clip .2: no weight where the clip holds what the advantage wants."""
     ratios = torch.tensor([[0.5, 1.0, 1.5]]).double().log()
     rollout = Rollout(None, ratios, torch.zeros(1, 3).double(), *[ratios] * 4, torch.ones(1, 3))
     config = LearnerConfig(clip=0.2, reduction="token")
