@@ -64,17 +64,26 @@ def episodes(
             "gold": None if answers.gold is None else _round(answers.gold[i]),
             "finished": bool(done.finished[i]),
             **about,
-            "tokens": [
-                {
-                    "token": piece,
-                    "id": int(done.ids[i, t]),
-                    **{name: _round(x[i, t]) for name, x in columns.items()},
-                    "top": _alternatives(tokenizer, top.indices[i, t], top.values[i, t]),
-                }
-                for t, piece in enumerate(pieces(tokenizer, answers, i))
-            ],
+            "tokens": _tokens(tokenizer, answers, i, columns, top),
         }
         for i in range(len(done.texts))
+    ]
+
+
+def _tokens(
+    tokenizer: Any, answers: Answers, row: int, columns: dict[str, Tensor], top: Any
+) -> list[dict[str, Any]]:
+    """The records of a completion's tokens; `top` are probabilities (B, T, TOP) and their ids."""
+    texts = pieces(tokenizer, answers, row, top.indices[row].tolist())
+    chances = top.values[row].tolist()
+    return [
+        {
+            "token": said,
+            "id": int(answers.done.ids[row, t]),
+            **{name: _round(x[row, t]) for name, x in columns.items()},
+            "top": [[text, round(p, 5)] for text, p in zip(others, chances[t], strict=True)],
+        }
+        for t, (said, *others) in enumerate(texts)
     ]
 
 
@@ -98,33 +107,29 @@ def after_update(
     return records
 
 
-def pieces(tokenizer: Any, answers: Answers, row: int) -> list[str]:
-    """What each token of a completion adds to the text; a special token by its name.
+def pieces(tokenizer: Any, answers: Answers, row: int, others: list[list[int]]) -> list[list[str]]:
+    """What each token of a completion adds to the text, and what `others` would have in its place.
 
-    A token's text depends on those before it in some tokenizers (the space it begins with), so
-    each is what the text has more than without it.
+    A token's text depends on those before it in some tokenizers (the space it begins with), so it
+    is what the text has more than without it; a special token is written by its name.
     """
     done = answers.done
     before = done.prompt_ids[row][done.prompt_mask[row].bool()].tolist()
-    special, said, text = set(tokenizer.all_special_ids), [], tokenizer.decode(before)
-    for token in done.ids[row][done.mask[row].bool()].tolist():
-        if token in special:
-            said.append(tokenizer.decode([token]))
-            continue
-        before.append(token)
-        longer = tokenizer.decode(before)
-        grown = longer.startswith(text) and len(longer) > len(text)
-        said.append(longer[len(text) :] if grown else tokenizer.decode([token]))
-        text = longer
-    return said
+    rows = []
+    for t, token in enumerate(done.ids[row][done.mask[row].bool()].tolist()):
+        text = tokenizer.decode(before)
+        rows.append([_piece(tokenizer, before, text, other) for other in [token, *others[t]]])
+        if token not in tokenizer.all_special_ids:
+            before.append(token)
+    return rows
+
+
+def _piece(tokenizer: Any, before: list[int], text: str, token: int) -> str:
+    longer = tokenizer.decode([*before, token])
+    grown = longer.startswith(text) and len(longer) > len(text)
+    special = token in tokenizer.all_special_ids
+    return longer[len(text) :] if grown and not special else tokenizer.decode([token])
 
 
 def _round(x: Tensor) -> float:
     return round(float(x), DIGITS) + 0.0  # no minus zero
-
-
-def _alternatives(tokenizer: Any, ids: Tensor, probs: Tensor) -> list[list[Any]]:
-    return [
-        [tokenizer.decode([token]), round(chance, 5)]
-        for token, chance in zip(ids.tolist(), probs.tolist(), strict=True)
-    ]

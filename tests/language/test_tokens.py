@@ -66,9 +66,12 @@ def test_each_number_is_what_the_model_says_of_the_text_alone(policy, task):
         assert [token["id"] for token in record["tokens"]] == ids.tolist()
         for token, probs in zip(record["tokens"], logp.exp(), strict=True):
             likeliest = probs.argsort(descending=True)[:5]
-            assert [text for text, _ in token["top"]] == [
+            assert [text.strip() for text, _ in token["top"]] == [
                 task.tokenizer.decode([i]) for i in likeliest.tolist()
             ]
+            if token["id"] in likeliest.tolist():  # written alike in both places
+                place = likeliest.tolist().index(token["id"])
+                assert token["top"][place][0] == token["token"]
             assert [p for _, p in token["top"]] == pytest.approx(
                 probs[likeliest].tolist(), abs=1e-4
             )
@@ -108,9 +111,11 @@ def test_the_pieces_of_a_completion_make_its_text(kind):
     task = Task(config, tokenizer, policy, likes_good)
     answers = task.answer(policy, {"prompt": PROMPTS}, torch.Generator().manual_seed(0), 0.0)
     for row, text in enumerate(answers.done.texts):
-        said = tokens.pieces(tokenizer, answers, row)
         ids = answers.done.ids[row][answers.done.mask[row]].tolist()
-        assert len(said) == len(ids)
+        alternatives = [[i, 3, 4] for i in ids]
+        rows = tokens.pieces(tokenizer, answers, row, alternatives)
+        said = [first for first, *_ in rows]
+        assert len(said) == len(ids) and said == [again for _, again, *_ in rows]
         words = [p for p, i in zip(said, ids, strict=True) if i not in tokenizer.all_special_ids]
         if "�" not in text:  # a character cut in the middle
             assert "".join(words) == text

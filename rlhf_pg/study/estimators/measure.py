@@ -146,7 +146,6 @@ def _entry(
         "lam": method.config.lam if method.critic else None,
         "critic": method.critic,
         "steps": method.steps,
-        "moved": "PPO: KL(policy that sampled || the one measured), nats per step; else left out",
         "expected_exactly": numbers["variance_se"] == 0,
         "rescaled": method.rescaled,
         **{name: x if math.isfinite(x) else None for name, x in found.items()},
