@@ -57,6 +57,8 @@ def document(data: Mapping[str, Any]) -> str:
 def headline(data: Mapping[str, Any]) -> str:
     """What the run did, in one sentence."""
     lines = data["metrics"]
+    if not lines and data["estimators"] and not data["episodes"]:
+        return f"Many estimates of one policy's gradient: {data['estimators'][0]['task']}."
     if not lines:
         return "This run has recorded no metrics yet."
     said: list[str] = []

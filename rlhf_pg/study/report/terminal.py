@@ -208,7 +208,7 @@ def _agreement(measured: Mapping[str, Any]) -> str:
         return ""
     return (
         f"\nGAE({row['lam']:g}) against the truth on {measured['tokens']} tokens: correlation "
-        f"{row['correlation']:.2f}, same sign {row['sign_agreement']:.0%}, rmse {row['rmse']:.2f}."
+        f"{row['correlation']:.2f}, same sign {row['sign_agreement']:.1%}, rmse {row['rmse']:.2f}."
     )
 
 

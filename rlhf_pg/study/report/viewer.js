@@ -58,7 +58,7 @@ function num(x) {
 const fixed = (x) => (isNumber(x) ? minus(x.toFixed(3)) : "–");
 const signed = (x) => (x >= 1e-12 ? "+" : "") + num(x);
 const inside = (x) => (x < 0 ? `(${num(x)})` : num(x));
-const percent = (x) => (isNumber(x) ? `${Math.round(100 * x)}%` : "–");
+const percent = (x) => (isNumber(x) ? `${(100 * x).toFixed(1)}%` : "–");
 const sum = (xs) => xs.reduce((a, b) => a + b, 0);
 const mean = (xs) => sum(xs) / xs.length;
 const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
@@ -630,6 +630,9 @@ function start() {
   $("theme").addEventListener("click", () => { root.dataset.theme = other(); name(); });
   reader.addEventListener("change", name);
   name();
+  const there = { overview: data.metrics.iteration, tokens: episodes, agreement: episodes };
+  for (const [id, rows] of Object.entries(there)) // a section without data, and the link to it
+    $(id).hidden = document.querySelector(`nav a[href="#${id}"]`).hidden = !rows?.length;
   drawOverview();
   drawControls();
   listEpisodes();

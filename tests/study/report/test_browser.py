@@ -320,7 +320,7 @@ def test_the_agreement_is_that_of_the_tokens(language_page, language):
     estimate, truth, error = both
     clear = truth.abs() > 2 * error
     right = (estimate * truth > 0)[clear].double().mean()
-    assert numbers[1] == f"{float(right):.0%}"
+    assert numbers[1] == f"{float(right):.1%}"
     rmse = ((estimate - truth).square().mean() - error.square().mean()).sqrt()
     assert float(numbers[2]) == pytest.approx(float(rmse), abs=6e-4)
     assert int(numbers[4]) == len(pairs)
@@ -554,3 +554,15 @@ def test_a_run_without_a_part_still_has_a_page(open_page, tmp_path, made, part):
         data["agreement"] = None
     tab = open_page(page.write_page(tmp_path / "page.html", data))
     assert tab.locator("#play-table tr").count() == 5
+
+
+def test_sections_without_data_are_not_there_nor_links_to_them(open_page, tmp_path, made):
+    data = made.language_run(iterations=10)
+    alone = {**data, "metrics": [], "episodes": [], "agreement": None}
+    tab = open_page(page.write_page(tmp_path / "alone.html", alone))
+    seen = {"overview": False, "tokens": False, "agreement": False, "estimators": True}
+    for name, there in {**seen, "playground": True}.items():
+        assert tab.locator(f"#{name}").is_visible() is there, name
+        assert tab.locator(f'nav a[href="#{name}"]').is_visible() is there, name
+    task = data["estimators"][0]["task"]
+    assert tab.locator(".lead").inner_text() == f"Many estimates of one policy's gradient: {task}."
