@@ -108,8 +108,7 @@ def show_museum(found: dict[str, tuple[Exhibit, Findings]]) -> None:
         padding=(0, 1, 0, 0),
     )
     tests = [findings.cartpole for _, findings in found.values() if findings.cartpole]
-    table.add_column("bug", no_wrap=True)
-    table.add_column("what it does")
+    table.add_column("bug, and what it does")
     table.add_column("code", no_wrap=True)
     for head in ("cosine", "bias", "J at end"):
         table.add_column(head, justify="right", no_wrap=True)
@@ -121,8 +120,7 @@ def show_museum(found: dict[str, tuple[Exhibit, Findings]]) -> None:
         low, high = span(curves)
         right, wrong = averaged(curves.right), averaged(curves.wrong)
         cells = [
-            Text(exhibit.name, "bold"),
-            Text(exhibit.effect),
+            Text.assemble((exhibit.name, "bold"), "\n", exhibit.effect),
             _two("right", "wrong"),
             _two(f"{first.right.cosine:.2f}", f"{first.wrong.cosine:.2f}"),
             _two(f"{first.right.bias:.2f}", f"{first.wrong.bias:.2f}"),
