@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from rlhf_pg.language import models
 from rlhf_pg.study.doctor import DoctorConfig, Patient, examine
 from rlhf_pg.study.doctor import rehearsal as rehearsing
 from rlhf_pg.study.doctor.examination import GROUPS
+from rlhf_pg.study.doctor.scores import spread
 
 from ..language.conftest import ARCHITECTURES, TEXTS, alone, tiny_lm
 
@@ -535,6 +537,22 @@ def test_an_end_that_nothing_sees(llama, patient):
 
     one = patient(llama, reward=ending, missing_eos_penalty=0)
     assert ill(one) == {} and findings(one)["reward", "sees the end"].value == pytest.approx(1)
+    # That it sees the end is said, though a price is paid for a missing one besides.
+    priced = findings(patient(llama, reward=ending, missing_eos_penalty=1))
+    assert priced["reward", "sees the end"].measured.startswith("up to 1")
+
+
+@pytest.mark.parametrize(("same", "status"), [(46, "warn"), (44, "pass")])
+def test_a_reward_that_seldom_tells_apart(same, status):
+    scores = [5.0] * same + [float(i) for i in range(50 - same)]  # 92 % or 88 % are 5
+    prompts = [str(i) for i in range(50)]
+    one = SimpleNamespace(
+        applied=lambda: torch.tensor(scores),
+        scores=lambda: scores,
+        drawn=lambda: [SimpleNamespace(prompts=prompts)],
+    )
+    found = spread(one)
+    assert found.status == status and ("--samples_per_prompt" in found.remedy) is (same == 46)
 
 
 def test_longer_is_better(llama, patient):
@@ -543,6 +561,12 @@ def test_longer_is_better(llama, patient):
 
     found = findings(patient(llama, reward=longer))["reward", "length"]
     assert found.value > 0.95 and "longer" in found.remedy
+
+    def shorter(prompts, completions, **_):
+        return [-score for score in longer(prompts, completions)]
+
+    found = findings(patient(llama, reward=shorter))["reward", "length"]
+    assert found.value < -0.95 and "shorter" in found.remedy
 
 
 def test_running_moments_are_put_back(llama, patient):
