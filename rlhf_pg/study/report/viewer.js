@@ -411,10 +411,11 @@ function noteSliders() {
   ].filter(Boolean).join(" ");
 }
 function drawStrip(one, i) { // a long episode: a heat line, V, and the advantage with δ
-  const c = episodes[i].tokens, n = c.token.length, width = one.width, wide = (width - 48) / n, paths = new Map();
+  const c = episodes[i].tokens, n = c.token.length, width = one.width, left = 56, right = 16;
+  const wide = (width - left - right) / n, paths = new Map();
   for (let t = 0; t < n; t++) { // steps of one strength are one path, for speed
     const m = Math.round(8 * clamp((shownValue(i, t) - centre()) / scale, -1, 1)) || 0;
-    const x = (40 + t * wide).toFixed(1), box = `M${x} ${m > 0 ? 0 : 8}h${(wide + 0.3).toFixed(2)}v8H${x}z`;
+    const x = (left + t * wide).toFixed(1), box = `M${x} ${m > 0 ? 0 : 8}h${(wide + 0.3).toFixed(2)}v8H${x}z`;
     paths.set(m, (paths.get(m) ?? "") + box);
   }
   const heat = s("svg", { width, height: 16, role: "img", "aria-label": `${view.channel} of each ${unit}` },
@@ -425,11 +426,11 @@ function drawStrip(one, i) { // a long episode: a heat line, V, and the advantag
     const drawn = lines.filter(([values]) => values?.some(isNumber));
     const range = span(drawn.flatMap(([values]) => values.filter(isNumber)));
     const plot = frame(`${drawn.map((d) => d[2]).join(", ")} over the ${unit}s`, width, 96, [0, n], range,
-      { xAbout: 8, top: 16 });
+      { left, right, xAbout: 8, top: 16 });
     drawn.forEach(([values, kind, text], k) => {
       plot.line(values.map((v, t) => [t + 0.5, v]), kind);
-      plot.svg.append(s("line", { class: `curve ${kind}`, x1: 42 + 70 * k, x2: 58 + 70 * k, y1: 7, y2: 7 }),
-        s("text", { x: 62 + 70 * k, y: 11 }, text));
+      plot.svg.append(s("line", { class: `curve ${kind}`, x1: left + 70 * k, x2: left + 16 + 70 * k, y1: 7, y2: 7 }),
+        s("text", { x: left + 20 + 70 * k, y: 11 }, text));
     });
     plot.cursor = s("line.cursor", { x1: -9, x2: -9, y1: 14, y2: 76 });
     plot.svg.append(plot.cursor);
