@@ -1,12 +1,10 @@
 """An environment for the estimators: a policy that has learned for a while, or that of a run."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from rlhf_pg.control.environments import make_environments
 from rlhf_pg.control.gradients import acting_parameters
@@ -17,21 +15,16 @@ from rlhf_pg.control.synchronous import Synchronous
 from rlhf_pg.core.algorithms import LearnerConfig
 from rlhf_pg.core.rollout import Policy, Rollout
 from rlhf_pg.runs import options_of
-from rlhf_pg.study.estimators.measure import Batch, Tick
-from rlhf_pg.study.estimators.methods import Method
-from rlhf_pg.study.estimators.sources import How, Sizes, ended, fit_critic, sampled_truth
-from rlhf_pg.study.estimators.statistics import Truth
+from rlhf_pg.study.estimators.sources import Sampled, Sizes, ended, fit_critic
 
 
-class Control:
+class Control(Sampled):
     """Whole episodes of a Gymnasium environment, all begun alike.
 
     The gradient estimated is the sum over steps of E[grad log pi(a_t|s_t) A(s_t, a_t)], A being
     discounted from step t on and the steps not weighed by gamma^t: what actor-critics follow. Only
     the whole return of REINFORCE carries that weight, and so is biased here where gamma < 1.
     """
-
-    how: How = "large sample"
 
     def __init__(
         self,
@@ -53,28 +46,14 @@ class Control:
         if policy.critic is None or not own_critic:
             self.policy = self._with_critic(policy)
             self.critics = {"fitted": f"fitted on {sizes.critic_batches} batches"}
-            earlier = [self._rollout(self.policy, sizes.rows) for _ in range(sizes.critic_batches)]
+            earlier = [self.rollout(self.policy, sizes.rows) for _ in range(sizes.critic_batches)]
             fit_critic(self.policy, self.acting(self.policy), earlier, self.gamma, lr=3e-3)
         self.task = f"{env}, {about}, γ {self.gamma:g}"
 
     def acting(self, policy: Policy) -> list[torch.nn.Parameter]:
         return acting_parameters(cast(ActorCritic, policy))
 
-    def draw(self) -> Batch:
-        return {critic: self._rollout(self.policy, self.sizes.rows) for critic in self.critics}
-
-    def truth(self, policy: Policy, tick: Tick) -> Truth:
-        def draw(rows: int) -> Rollout:
-            return self._rollout(policy, rows)
-
-        return sampled_truth(policy, self.acting(policy), draw, self.gamma, self.sizes, tick)
-
-    def expected(
-        self, chosen: Sequence[Method], constants: Mapping[str, float]
-    ) -> list[tuple[Tensor, float]]:
-        return []
-
-    def _rollout(self, policy: Policy, rows: int) -> Rollout:
+    def rollout(self, policy: Policy, rows: int) -> Rollout:
         actor = cast(ActorCritic, policy)
         if rows not in self.collectors:
             environments = make_environments(self.env, rows, self.options)

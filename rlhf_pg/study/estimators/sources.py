@@ -67,6 +67,37 @@ class Source(Protocol):
         """
 
 
+class Sampled:
+    """What sources share whose episodes cannot all be written down: they draw, and draw again."""
+
+    how: How = "large sample"
+    policy: Policy
+    critics: dict[str, str]
+    sizes: Sizes
+    gamma: float
+
+    def acting(self, policy: Policy) -> list[torch.nn.Parameter]:
+        raise NotImplementedError
+
+    def rollout(self, policy: Policy, rows: int) -> Rollout:
+        """So many new episodes, every end terminal."""
+        raise NotImplementedError
+
+    def draw(self) -> Batch:
+        return {critic: self.rollout(self.policy, self.sizes.rows) for critic in self.critics}
+
+    def truth(self, policy: Policy, tick: Tick) -> Truth:
+        def draw(rows: int) -> Rollout:
+            return self.rollout(policy, rows)
+
+        return sampled_truth(policy, self.acting(policy), draw, self.gamma, self.sizes, tick)
+
+    def expected(
+        self, chosen: Sequence[Method], constants: Mapping[str, float]
+    ) -> list[tuple[Tensor, float]]:
+        return []
+
+
 def sampled_truth(
     policy: Policy,
     parameters: Sequence[Tensor],

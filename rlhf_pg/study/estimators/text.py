@@ -15,7 +15,7 @@ from rlhf_pg.language.settings import preset
 from rlhf_pg.language.trained import open_trained
 from rlhf_pg.study.estimators.measure import Batch, Tick
 from rlhf_pg.study.estimators.methods import Method
-from rlhf_pg.study.estimators.sources import How, Sizes, ended, fit_critic, sampled_truth
+from rlhf_pg.study.estimators.sources import How, Sampled, Sizes, ended, fit_critic
 from rlhf_pg.study.estimators.statistics import Truth
 from rlhf_pg.study.oracle import Exact, language_oracle, policy_parameters
 from rlhf_pg.study.tasks import SmallTask
@@ -114,10 +114,8 @@ class Enumerated:
         return replace(whole[rows], group_size=group or self.sizes.group)
 
 
-class Text:
+class Text(Sampled):
     """A run of `rlhf-pg train`: its policy, critic, prompts, reward and KL coefficient."""
-
-    how: How = "large sample"
 
     def __init__(
         self,
@@ -147,28 +145,14 @@ class Text:
         if self.policy.critic == "none":
             self.policy = LanguagePolicy(self.policy.model, config.temperature, "detached")
             self.critics = {"fitted": f"fitted on {sizes.critic_batches} batches"}
-            earlier = [self._rollout(self.policy, sizes.rows) for _ in range(sizes.critic_batches)]
+            earlier = [self.rollout(self.policy, sizes.rows) for _ in range(sizes.critic_batches)]
             fit_critic(self.policy, self.acting(self.policy), earlier, self.gamma, lr=0.01)
         self.task = f"{name}: {config.data}, {config.reward}, KL coefficient {trained.kl_coef:g}"
 
     def acting(self, policy: Policy) -> list[torch.nn.Parameter]:
         return policy_parameters(policy)
 
-    def draw(self) -> Batch:
-        return {critic: self._rollout(self.policy, self.sizes.rows) for critic in self.critics}
-
-    def truth(self, policy: Policy, tick: Tick) -> Truth:
-        def draw(rows: int) -> Rollout:
-            return self._rollout(policy, rows)
-
-        return sampled_truth(policy, self.acting(policy), draw, self.gamma, self.sizes, tick)
-
-    def expected(
-        self, chosen: Sequence[Method], constants: Mapping[str, float]
-    ) -> list[tuple[Tensor, float]]:
-        return []
-
-    def _rollout(self, policy: Policy, rows: int) -> Rollout:
+    def rollout(self, policy: Policy, rows: int) -> Rollout:
         """Completions of prompts drawn anew, K of each in a row."""
         trained, group = self.trained, self.sizes.group
         count = len(trained.prompts["prompt"])
