@@ -82,8 +82,12 @@ class Task:
         return Answers(done, scores, paid, parts, gold, ref_logprobs, kl_coef, rollout)
 
     def paid(self, scores: Tensor, finished: Tensor) -> Tensor:
-        """Scores (B,) as the policy is paid them: clipped, less the price of a missing EOS."""
-        limit = self.config.score_clip
-        if limit is not None:
-            scores = scores.clamp(-limit, limit)
-        return scores - self.config.missing_eos_penalty * (~finished).to(scores.dtype)
+        """Scores (B,) as the policy is paid them."""
+        return paid(self.config, scores, finished)
+
+
+def paid(config: TrainConfig, scores: Tensor, finished: Tensor) -> Tensor:
+    """Scores (B,) clipped, less the price of a missing EOS."""
+    if config.score_clip is not None:
+        scores = scores.clamp(-config.score_clip, config.score_clip)
+    return scores - config.missing_eos_penalty * (~finished).to(scores.dtype)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rlhf_pg.core.learner import Evaluation, Learner, Rollout
+from rlhf_pg.language.answers import paid
 from rlhf_pg.language.prompts import prompt_batches
 from rlhf_pg.language.rollout import language_rollout, reference_logprobs, score_completions
 from rlhf_pg.language.sampling import sample
@@ -170,11 +171,10 @@ def _iteration(
         clock("reward")
     else:
         scores = torch.randn(len(prompts), generator=generator).to(patient.device)
-    missing = run.missing_eos_penalty * (~done.finished).to(scores.dtype)
     ref_logprobs = reference_logprobs(patient.reference, done)
     clock("reference")
     rollout = language_rollout(
-        done, scores - missing, ref_logprobs, run.kl_coef, run.learner.kl_in,
+        done, paid(run, scores, done.finished), ref_logprobs, run.kl_coef, run.learner.kl_in,
         run.bootstrap_truncated, run.samples_per_prompt,
     )  # fmt: skip
     metrics = learner.update(rollout)
