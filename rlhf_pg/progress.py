@@ -1,6 +1,14 @@
-"""Long work, seen: a live bar on a terminal, a plain line now and then elsewhere."""
+"""What every command prints with: the console, a progress bar, numbers, and the next command.
 
+The progress bar is live on a terminal; elsewhere (a log file) it is a plain line now and then.
+"""
+
+import os
+import shlex
+import shutil
+import sys
 import time
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -15,6 +23,36 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 
 console = Console(highlight=False, soft_wrap=True)
+
+
+def number(x: float | None, digits: int = 3) -> str:
+    """`digits` significant digits for a table: "−0.12", "12,345", "–" for None.
+
+    An exponent is used only below 0.001, and a number that rounds to zero has no sign.
+    """
+    if x is None:
+        return "–"
+    if abs(x) >= 10**digits:
+        text = f"{x:,.0f}"
+    elif abs(x) >= 1e-3 or x == 0:
+        text = f"{x:.{digits}g}"
+    else:
+        text = f"{x:.{max(0, digits - 2)}e}"
+    return text.replace("-", "−") if float(text.replace(",", "")) else "0"
+
+
+def command(*words: object) -> str:
+    """`rlhf-pg WORDS` spelt so that it works when pasted into the shell this process came from.
+
+    A console script that is not on the PATH (an environment that is not activated) is named by
+    its path, relative to the current folder where it is inside.
+    """
+    program = Path(sys.argv[0])
+    name = "rlhf-pg"
+    if program.name == name and shutil.which(name) is None:
+        name = os.path.relpath(program)
+        name = str(program) if name.startswith("..") else name
+    return " ".join([shlex.quote(name), *(shlex.quote(str(word)) for word in words)])
 
 
 class Progress:
