@@ -32,7 +32,7 @@ def number(x: float | None, digits: int = 3) -> str:
     """
     if x is None:
         return "–"
-    if abs(x) >= 10**digits:
+    if abs(float(f"{x:.{digits}g}")) >= 10**digits:
         text = f"{x:,.0f}"
     elif abs(x) >= 1e-3 or x == 0:
         text = f"{x:.{digits}g}"
