@@ -49,7 +49,7 @@ def write_page(
         f"{signed(table['base']['gold'])} to {signed(without['gold'])}. With it, gold ends at "
         f"{signed(near['gold'])}."
     )
-    body = f"""<h1>Film notes: what a reward model is pleased by</h1>
+    body = f"""<h1>Film notes: maximising a learned reward, with and without a KL penalty</h1>
 <p class="lead">{lead}</p>
 <figure>{drawing}<figcaption>PPO, {config.iterations} rollouts of 64 completions, toward a reward
 model that agrees with {accuracy:.0%} of held-out choices. Each point is the mean of one rollout.
@@ -109,7 +109,7 @@ def _texts(samples: Sequence[Mapping[str, Any]]) -> str:
             cut = "" if row["finished"] else " … (cut)"
             scores = f"learned {signed(row['score'])}, gold {signed(row['gold'])}"
             parts.append(
-                f"<article><b>{html.escape(row['way'])}</b>{html.escape(row['completion'])}{cut}"
+                f"<article><b>{html.escape(row['policy'])}</b>{html.escape(row['completion'])}{cut}"
                 f"<br><small>{scores}</small></article>"
             )
         parts.append("</div>")

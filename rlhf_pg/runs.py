@@ -16,12 +16,8 @@ runs/NAME/
 """
 
 import json
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -122,25 +118,6 @@ TOKEN: dict[str, str] = {
 }
 
 
-@contextmanager
-def saved_whole(folder: Path) -> Iterator[Path]:
-    """Fill a temporary sibling, which becomes `folder` only if nothing fails.
-
-    What stood at `folder` before is replaced at that moment and not sooner.
-    """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    filling = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield filling
-        filling.chmod(0o755)  # mkdtemp keeps it private
-        if folder.exists():
-            shutil.rmtree(folder)
-        filling.rename(folder)
-    finally:
-        shutil.rmtree(filling, ignore_errors=True)
-
-
 class Run:
     """One run's folder, open for writing."""
 
@@ -199,17 +176,6 @@ def _first_free(parent: Path, name: str) -> Path:
                 raise
             number += 1
             path = parent / f"{name}-{number}"
-
-
-def saved_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all; what stood there before is replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    filling = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        filling.write_text(text, encoding="utf-8")
-        filling.replace(path)
-    finally:
-        filling.unlink(missing_ok=True)
 
 
 def options_of(folder: str | Path) -> dict[str, Any]:

@@ -1,14 +1,13 @@
-"""The options of the learner, and the named algorithms: each a choice of them and nothing more.
+"""Options of the learner, and the named algorithms: each is a preset of these options.
 
-The same names serve text and control.
+The same names serve text and control. Nothing here imports torch, so that help is fast.
 """
 
 import difflib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from rlhf_pg.core.losses import Reduction
-
+Reduction = Literal["episode", "token", "constant"]
 Baseline = Literal[
     "none",
     "critic",
@@ -125,14 +124,30 @@ ALGORITHMS: dict[str, LearnerConfig] = {
     "grpo": LearnerConfig(baseline="group", clip=0.2, kl_in="loss", reduction="token"),
 }
 
+SYNONYMS = {  # names from other libraries
+    "learning_rate": ["lr"],
+    "gae_lambda": ["lam"],
+    "ent_coef": ["entropy_coef"],
+    "vf_coef": ["value_coef"],
+    "clip_range": ["clip"],
+    "cliprange": ["clip"],
+    "n_epochs": ["epochs"],
+}
+
 
 def algorithm(name: str, **overrides: Any) -> LearnerConfig:
     """The configuration of a named algorithm, with fields replaced.
 
-    Raises ValueError for an unknown name, with the nearest known one.
+    Raises ValueError for an unknown name or field, with the nearest known one.
     """
     if name not in ALGORITHMS:
         near = difflib.get_close_matches(name, ALGORITHMS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown algorithm {name!r}: use one of {', '.join(ALGORITHMS)}{hint}")
+    known = [field.name for field in fields(LearnerConfig)]
+    for option in overrides:
+        if option not in known:
+            near = SYNONYMS.get(option) or difflib.get_close_matches(option, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f": use one of {', '.join(known)}"
+            raise ValueError(f"unknown option {option!r} of the learner{hint}")
     return replace(ALGORITHMS[name], **overrides)

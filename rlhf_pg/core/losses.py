@@ -11,14 +11,21 @@ only afterwards still makes a NaN gradient.
 "constant"  sum / (B * T): the exact gradient times 1/T, whatever the lengths.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from rlhf_pg.core.algorithms import Reduction
 from rlhf_pg.core.masked import masked_mean, zero_padding
 
-Reduction = Literal["episode", "token", "constant"]
+__all__ = [
+    "Reduction",
+    "aggregate",
+    "denominator",
+    "entropy_loss",
+    "policy_gradient_loss",
+    "ppo_clip_loss",
+    "value_loss",
+]
 
 
 def denominator(mask: Tensor, reduction: Reduction) -> Tensor:

@@ -1,4 +1,4 @@
-"""What sampling hands to learning: episodes, padded, and what a policy says of them now."""
+"""The data between sampling and learning: padded episodes, and a policy's evaluation of them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -13,6 +13,7 @@ class Rollout:
     """B episodes of at most T steps, padded on the right; a row is an episode or a segment of one.
 
     `rollout[rows]` is the minibatch of those rows. Steps that are not transitions are masked out.
+    Raises ValueError if a tensor has another shape than the mask.
     """
 
     inputs: Any  # what the policy needs to evaluate the actions: a tensor, or a mapping of them
@@ -26,6 +27,15 @@ class Rollout:
     ref_logprobs: Tensor | None = None  # (B, T) of the reference, for a KL in the loss
     kl_coef: float = 0.0  # of that KL
     group_size: int = 1  # K consecutive rows answer the same prompt
+
+    def __post_init__(self) -> None:
+        expected = tuple(self.mask.shape)
+        for name in ("logprobs", "values", "next_values", "rewards", "ends", "ref_logprobs"):
+            x = getattr(self, name)
+            if x is not None and tuple(x.shape) != expected:
+                raise ValueError(f"{name} is {tuple(x.shape)}, mask is {expected}")
+        if tuple(self.actions.shape[:2]) != expected:
+            raise ValueError(f"actions is {tuple(self.actions.shape)}, mask is {expected}")
 
     def __len__(self) -> int:
         return self.mask.shape[0]
@@ -49,7 +59,7 @@ class Rollout:
 
 @dataclass
 class Evaluation:
-    """What a policy says of a rollout's actions now, each (B, T); no values without a critic."""
+    """A policy's view of a rollout's actions, each (B, T); no values without a critic."""
 
     logprobs: Tensor
     entropies: Tensor

@@ -1,4 +1,4 @@
-"""Every completion of a small task, and the best that any policy can do on it.
+"""Every completion of a small task, and the optimal policy on it.
 
 max over pi of E[r] - beta KL(pi || ref) is at pi* = ref exp(r / beta) / Z, where it is beta log Z
 (Ziebart 2010; Korbak et al. 2022, arXiv 2205.11275).
@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from rlhf_pg.core.masked import zero_padding
-from rlhf_pg.language import data, models
+from rlhf_pg.language import data
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import Reward, reference_logprobs, score_completions
-from rlhf_pg.language.sampling import Completions, completion_texts, pad_left
+from rlhf_pg.language.sampling import Completions, completion_texts, encode, pad_left, pad_right
 
 MOST = 20_000  # completions of all prompts together
 
 
 @dataclass
 class Optimum:
-    """The best policy for one KL coefficient: means over the prompts."""
+    """The optimal policy for one KL coefficient: means over the prompts."""
 
     kl_coef: float
     kl: float
@@ -31,7 +31,7 @@ class Optimum:
 
 
 def enumerable(vocabulary: int, max_new_tokens: int, prompts: int) -> bool:
-    """Whether all completions can be written down: at most `MOST` of them."""
+    """Whether all completions can be enumerated: at most `MOST` of them."""
     each = (
         sum((vocabulary - 1) ** n for n in range(max_new_tokens))
         + (vocabulary - 1) ** max_new_tokens
@@ -48,13 +48,16 @@ def optima(
     coefficients: Sequence[float],
 ) -> list[Optimum]:
     """pi* of each KL coefficient above 0, exactly, in rising order of its KL."""
-    beside = {name: values for name, values in columns.items() if name != "prompt"}
     tables = []
     for i, prompt in enumerate(columns["prompt"]):
-        done = every_completion(reference, tokenizer, prompt, max_new_tokens)
-        same = {name: [values[i]] * len(done.texts) for name, values in beside.items()}
-        scores = score_completions(reward, done, same)[0].double()
-        logp = zero_padding(reference_logprobs(reference, done), done.mask).double().sum(1)
+        completions = every_completion(reference, tokenizer, prompt, max_new_tokens)
+        same = {name: [values[i]] * len(completions.texts) for name, values in columns.items()}
+        scores = score_completions(reward, completions, same)[0].double()
+        logp = (
+            zero_padding(reference_logprobs(reference, completions), completions.mask)
+            .double()
+            .sum(1)
+        )
         tables.append((logp, scores))
     return [_optimum(tables, beta) for beta in sorted(coefficients, reverse=True) if beta > 0]
 
@@ -81,12 +84,9 @@ def every_completion(
         rows += [[*row, eos] for row in going]
         going = [[*row, token] for row in going for token in range(vocabulary) if token != eos]
     rows += going
-    (encoded,) = models.encode(tokenizer, [prompt])
+    (encoded,) = encode(tokenizer, [prompt])
     prompt_ids, prompt_mask = pad_left([encoded] * len(rows), eos, device)
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    mask = torch.arange(max_new_tokens, device=device) < lengths[:, None]
-    padded = [row + [eos] * (max_new_tokens - len(row)) for row in rows]
-    ids = torch.tensor(padded, device=device)
+    ids, mask = pad_right(rows, eos, device)
     empty = torch.zeros(len(rows), max_new_tokens, device=device)
     values = torch.zeros(len(rows), max_new_tokens + 1, device=device)
     finished = torch.tensor([row[-1] == eos for row in rows], device=device)

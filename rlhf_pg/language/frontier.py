@@ -1,81 +1,79 @@
-"""How much reward a nat of KL buys, and when more of the proxy means less of the gold.
+"""Reward against KL: trained policies, best-of-n, the optimum, and the laws of over-optimisation.
 
 for each KL coefficient: train, then measure on unseen prompts
-beside them: best-of-n of the base, and where every completion can be written down, the optimum
+for comparison: best-of-n of the initial policy and, if completions can be enumerated, the optimum
+
+With d = sqrt(KL(policy || base)), a score gains d (alpha - beta d) by best-of-n and
+d (alpha - beta log d) by reinforcement learning (Gao et al. 2022, arXiv 2210.10760). alpha is the
+slope at the start, beta the loss by over-optimisation: near 0 for the learned reward, not for the
+gold.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
+import torch
 from rich.table import Table
 
+from reward_models.files import saved_text
+from reward_models.loading import load_reward
+from reward_models.rules import FILM_NOTES_GOLD
 from rlhf_pg.chart import BLUE, GREEN, ORANGE, Series, panel, picture, ticks
-from rlhf_pg.language import settings, training
-from rlhf_pg.language.assessment import MEASURES, EvaluateConfig, open_bench
-from rlhf_pg.language.bench import Bench
+from rlhf_pg.language import config as settings
+from rlhf_pg.language.config import FILM_NOTES, EvaluateConfig, FrontierConfig
 from rlhf_pg.language.enumeration import enumerable, optima
-from rlhf_pg.language.overoptimisation import Law, fit
+from rlhf_pg.language.evaluate import MEASURES, Bench, open_bench
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import Reward
+from rlhf_pg.language.train import train
 from rlhf_pg.progress import console
-from rlhf_pg.runs import Run, saved_text
+from rlhf_pg.runs import Run
 
 
 @dataclass
-class FrontierConfig:
-    """Train with several KL coefficients, and compare what each buys with best-of-n."""
+class Law:
+    """gain(d) = d (alpha - beta d), or d (alpha - beta log d) where `logarithmic`."""
 
-    coefficients: list[float] = field(default_factory=lambda: [0.0, 0.05, 0.1, 0.2, 0.4])
-    """KL coefficients, usually 4 to 8 from 0 to 0.5; each is a whole run."""
-    algorithm: str = "ppo"
-    """As in `rlhf-pg train`, with its settings for text."""
-    model: str = "runs/base"
-    """The policy to begin with: a run, a folder, or a hub name."""
-    reward: str = "runs/reward"
-    """The proxy to maximise, as `rlhf-pg train` takes it."""
-    gold: str | None = None
-    """A second reward that is only measured; film-notes has its own."""
-    data: str = "film-notes"
-    """Prompts: a file, folder or hub name with a `prompt` column."""
-    iterations: int = 60
-    """Rollouts of each run, usually 50 to 200."""
-    rows: int = 64
-    """Completions in a rollout, usually 32 to 512."""
-    lr: float | None = None
-    """Of the policy; None is the algorithm's own."""
-    max_new_tokens: int = 48
-    """Longest completion, EOS included."""
-    temperature: float = 1.0
-    """Of sampling, usually 0.7 to 1."""
-    missing_eos_penalty: float = 1.0
-    """Taken off the score of a completion cut at the limit, in training alone."""
-    prompts: int = 100
-    """At most so many prompts to measure on, usually 50 to 500."""
-    samples_per_prompt: int = 4
-    """Completions of each when measuring, usually 1 to 8."""
-    best_of: int = 64
-    """Largest n of best-of-n from the base."""
-    device: Literal["auto", "cpu"] = "auto"
-    """"auto" takes an accelerator where there is one; "cpu" does not."""
-    seed: int = 0
-    """Of everything."""
-    output: str | None = None
-    """Run folder; None takes runs/frontier, or the next free number."""
+    alpha: float
+    beta: float
+    logarithmic: bool
+    residual: float  # root mean square, in units of the score
+
+    def gain(self, d: float) -> float:
+        """The gain in score at distance d."""
+        if d <= 0:
+            return 0.0
+        bend = float(torch.tensor(d).log()) if self.logarithmic else d
+        return d * (self.alpha - self.beta * bend)
 
 
-def frontier(config: FrontierConfig, rewards: Mapping[str, Reward]) -> dict[str, Any]:
-    """Train, measure, fit, draw; returns what frontier.json holds.
+def fit(points: Sequence[tuple[float, float]], logarithmic: bool) -> Law | None:
+    """The least-squares law through points (d, gain); None for fewer than two with d > 0."""
+    kept = [(d, gain) for d, gain in points if d > 1e-3]
+    if len({d for d, _ in kept}) < 2:
+        return None
+    d, gain = torch.tensor(kept, dtype=torch.float64).unbind(1)
+    shapes = torch.stack([d, -d * (d.log() if logarithmic else d)], dim=1)
+    found = torch.linalg.lstsq(shapes, gain[:, None]).solution[:, 0]
+    residual = (shapes @ found - gain).square().mean().sqrt()
+    return Law(float(found[0]), float(found[1]), logarithmic, float(residual))
 
-    `rewards` holds "score", the proxy, and maybe "gold". Raises ValueError for coefficients that
-    are none, negative or the same twice.
+
+def frontier(config: FrontierConfig) -> dict[str, Any]:
+    """Train, measure, fit, draw; returns the content of frontier.json.
+
+    Raises ValueError for coefficients that are missing, negative or repeated.
     """
     wanted = config.coefficients
     if not wanted or min(wanted) < 0 or len(set(wanted)) < len(wanted):
         raise ValueError(f"coefficients must differ and not be negative, but are {wanted}")
     if config.best_of < 1:
         raise ValueError(f"best_of must be at least 1, not {config.best_of}")
+    gold = config.gold or (FILM_NOTES_GOLD if config.data == FILM_NOTES else None)
+    specs = {"score": config.reward, "gold": gold}
+    rewards = {name: load_reward(spec) for name, spec in specs.items() if spec}
     bench, base, _ = open_bench(_measuring(config, config.model), rewards)
     run = Run.create(config.output, "frontier", config)
     result: dict[str, Any] = {"base": bench.measure(base, config.samples_per_prompt, 0, "base")[0]}
@@ -105,22 +103,28 @@ def _measuring(config: FrontierConfig, model: str) -> EvaluateConfig:
 def _trained(
     config: FrontierConfig, kl_coef: float, run: Run, bench: Bench, rewards: Mapping[str, Reward]
 ) -> dict[str, float]:
-    """One run with this coefficient, measured."""
-    asked = settings.preset(config.algorithm)
+    """Means of one run with this coefficient."""
     shared = ("model", "reward", "data", "iterations", "rows", "max_new_tokens", "temperature")
     same = {name: getattr(config, name) for name in (*shared, "missing_eos_penalty", "device")}
     folder = str(run.path / f"kl-{kl_coef:g}")
-    asked = replace(asked, **same, seed=config.seed, kl_coef=kl_coef, output=folder)
+    options = replace(
+        settings.preset(config.algorithm),
+        **same,
+        seed=config.seed,
+        kl_coef=kl_coef,
+        output=folder,
+    )
     if config.lr is not None:
-        asked.learner.lr = config.lr
-    training.train(asked, rewards["score"], rewards.get("gold"))
+        options.learner.lr = config.lr
+    train(options, rewards["score"], rewards.get("gold"))
     policy = open_bench(_measuring(config, folder), rewards)[1]
-    found = bench.measure(policy, config.samples_per_prompt, config.seed, f"kl {kl_coef:g}")[0]
-    return {"kl_coef": kl_coef, **found}
+    title = f"kl {kl_coef:g}"
+    means = bench.measure(policy, config.samples_per_prompt, config.seed, title)[0]
+    return {"kl_coef": kl_coef, **means}
 
 
 def _optimum(config: FrontierConfig, bench: Bench, base: LanguagePolicy) -> list[dict[str, float]]:
-    """The exact frontier, where the task is small enough."""
+    """The exact frontier, if the task is small enough to enumerate."""
     vocabulary = base.model.config.get_text_config().vocab_size
     if not enumerable(vocabulary, config.max_new_tokens, len(bench.columns["prompt"])):
         return []
@@ -141,16 +145,16 @@ def _optimum(config: FrontierConfig, bench: Bench, base: LanguagePolicy) -> list
 def _laws(result: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Gao's laws of one score, for best-of-n and for the trained policies."""
     start = result["best_of_n"][0][name]
-    found = {}
+    laws = {}
     for way, logarithmic in (("best_of_n", False), ("trained", True)):
         points = [(max(row["kl"], 0.0) ** 0.5, row[name] - start) for row in result[way]]
         law = fit(points, logarithmic)
-        found[way] = asdict(law) if law else None
-    return found
+        laws[way] = asdict(law) if law else None
+    return laws
 
 
 def draw(result: Mapping[str, Any], names: list[str]) -> str:
-    """Each score against sqrt(KL): dots are measured, lines are fitted, dashes are exact (SVG)."""
+    """Each score against sqrt(KL), as SVG: dots are measured, lines fitted, dashes exact."""
     ways = {"trained": ("trained", BLUE), "best_of_n": ("best of n", ORANGE)}
     rows = [row for way in (*ways, "optimum") for row in result[way]]
     right = max(max(row["kl"], 0.0) for row in rows) ** 0.5 or 1.0
@@ -178,7 +182,7 @@ def draw(result: Mapping[str, Any], names: list[str]) -> str:
 def show(result: Mapping[str, Any], names: list[str]) -> None:
     """Print the points and the laws."""
     labels = [MEASURES.get(name, name) for name in names]
-    table = Table("", "KL, nats", "√KL", *labels, title="What a nat buys")
+    table = Table("", "KL, nats", "√KL", *labels, title="Reward against KL")
     ways = [("base", result["base"])]
     ways += [(f"best of {row['n']}", row) for row in result["best_of_n"][1:]]
     ways += [(f"trained, KL coefficient {row['kl_coef']:g}", row) for row in result["trained"]]

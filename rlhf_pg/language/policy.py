@@ -1,27 +1,38 @@
-"""A causal LM as a policy over tokens, with a critic that reads the same states."""
+"""A causal LM as a policy over tokens, its critic, LoRA adapters, and the frozen reference."""
 
+import copy
+import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import torch
+from reward_models.files import reward_model_folder
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rlhf_pg.core.learner import Evaluation, Rollout
-from rlhf_pg.language.critics import SeparateCritic, critic_like, zero_head
+from reward_models.reward_model import RewardModel
+from rlhf_pg.core.rollout import Evaluation, Rollout
+from rlhf_pg.language import models
+from rlhf_pg.language.config import Critic, TrainConfig
 
-Critic = Literal["shared", "detached", "separate", "none"]
+
+class Reference(Protocol):
+    """The model that the KL is measured to: it scores completions as a policy does."""
+
+    def evaluate(self, rollout: Rollout) -> Evaluation: ...
+
+    def distributions(self, rollout: Rollout) -> Tensor: ...
 
 
 class LanguagePolicy(nn.Module):
-    """pi(token | prompt + tokens before it), and V of the same state.
+    """pi(token | prompt and earlier tokens), and V of the same state.
 
-    Logits are divided by `temperature` wherever they are used, sampling and scoring alike, so the
-    distribution sampled from is the one scored. The critic is a linear head in fp32 that starts at
-    zero: on the LM's own last hidden state ("shared"), on that state without passing gradients
-    back ("detached"), on a model of its own ("separate": `own_critic`, or a copy of the LM), or
-    absent ("none": values are 0). `bf16` computes in bfloat16 what bears it; parameters, softmax
-    and values stay fp32.
+    Logits are divided by `temperature` both in sampling and in scoring, so the distribution
+    sampled from is the one scored. The critic is a linear head in fp32 that starts at zero. It
+    reads the LM's last hidden state ("shared"), that state without passing gradients back
+    ("detached"), or the hidden state of a model of its own ("separate": `separate_critic`, or a
+    copy of the LM). With "none", values are 0. `bf16` computes in bfloat16 under autocast;
+    parameters, softmax and values stay fp32.
     """
 
     def __init__(
@@ -29,21 +40,21 @@ class LanguagePolicy(nn.Module):
         model: Any,
         temperature: float = 1.0,
         critic: Critic = "shared",
-        own_critic: SeparateCritic | None = None,
+        separate_critic: "SeparateCritic | None" = None,
         bf16: bool = False,
     ) -> None:
         super().__init__()
-        if temperature <= 0:
+        if not temperature > 0:
             raise ValueError(f"temperature must be above 0, not {temperature}")
         self.model = model.eval()  # dropout would make old and new probabilities differ
         self.temperature, self.critic, self.bf16 = temperature, critic, bf16
         self.value_head = zero_head(model) if critic in ("shared", "detached") else None
         if critic == "separate":
-            own_critic = own_critic or critic_like(model)
-        self.own_critic = own_critic
+            separate_critic = separate_critic or critic_like(model)
+        self.separate_critic = separate_critic
 
     def train(self, mode: bool = True) -> "LanguagePolicy":
-        """Dropout stays off: a policy is only ever evaluated."""
+        """Keep evaluation mode: dropout stays off in the update too."""
         return super().train(False)
 
     def forward(
@@ -51,10 +62,10 @@ class LanguagePolicy(nn.Module):
     ) -> tuple[Tensor, Tensor, Any]:
         """fp32 log-probabilities (B, keep, V) and values (B, keep) of the last `keep` positions.
 
-        `attention_mask` (B, past + new) covers the cache too; positions are counted from the first
-        real token, since left padding must not shift them. A separate critic keeps no cache: with
-        one, values are 0 here, and `state_values` gives them afterwards.
+        `attention_mask` (B, past + new) covers the cache too. A separate critic has no cache: with
+        `cache`, values are 0 here, and `state_values` computes them afterwards.
         """
+        # Count positions from the first real token: left padding must not shift them.
         positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
         with self._precision(input_ids.device):
             out = self.model(
@@ -73,15 +84,15 @@ class LanguagePolicy(nn.Module):
             if self.critic == "detached":
                 hidden = hidden.detach()
             values = self.value_head(hidden).squeeze(-1)
-        elif self.own_critic is not None and cache is None:
+        elif self.separate_critic is not None and cache is None:
             values = self.state_values(input_ids, attention_mask, keep)
         return logprobs, values, out.past_key_values
 
     def state_values(self, input_ids: Tensor, attention_mask: Tensor, keep: int) -> Tensor:
-        """The separate critic's V (B, keep) at the last `keep` positions."""
-        assert self.own_critic is not None
+        """V (B, keep) of the separate critic at the last `keep` positions."""
+        assert self.separate_critic is not None
         with self._precision(input_ids.device):
-            values: Tensor = self.own_critic(input_ids, attention_mask, keep)
+            values: Tensor = self.separate_critic(input_ids, attention_mask, keep)
         return values.float()
 
     def _precision(self, device: torch.device) -> Any:
@@ -91,47 +102,206 @@ class LanguagePolicy(nn.Module):
         """Log-probabilities, entropies and values (B, T) of the rollout's completions.
 
         `rollout.inputs` holds the prompts, left-padded: `input_ids` and `attention_mask` (B, P).
-        Columns that are padding in every row are left out of the work.
         """
-        logprobs, values, actions = self._read(rollout)
+        logprobs, values, actions = self._score(rollout)
         chosen = logprobs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-        # A token of probability 0 adds nothing, though its log-probability may be -inf.
+        # A token of probability 0 adds nothing to the entropy, though its log may be -inf.
         finite = logprobs.clamp(min=torch.finfo(logprobs.dtype).min)
         entropies = -(logprobs.exp() * finite).sum(-1)
-        wide = rollout.mask.shape[1] - actions.shape[1]
+        missing = rollout.mask.shape[1] - actions.shape[1]
         chosen, entropies, values = (
-            nn.functional.pad(x, (0, wide)) for x in (chosen, entropies, values)
+            nn.functional.pad(x, (0, missing)) for x in (chosen, entropies, values)
         )
         return Evaluation(chosen, entropies, values if self.critic != "none" else None)
 
     def distributions(self, rollout: Rollout) -> Tensor:
-        """log pi of every token at every step, (B, longest, V)."""
-        return self._read(rollout)[0]
+        """log pi of every token of the vocabulary at every step, (B, longest, V)."""
+        return self._score(rollout)[0]
 
-    def _read(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
+    def _score(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities (B, L, V), values (B, L) and actions (B, L), L the longest row."""
         prompts, prompt_mask = rollout.inputs["input_ids"], rollout.inputs["attention_mask"]
+        # Columns that are padding in every row are cut off: they would only cost time.
         start = int(prompt_mask.any(0).float().argmax())
         steps = max(1, int(rollout.mask.bool().any(0).sum()))
         mask = rollout.mask[:, :steps].long()
         actions = rollout.actions[:, :steps] * mask  # any valid token will do for padding
         ids = torch.cat([prompts[:, start:], actions], dim=1)
-        seen = torch.cat([prompt_mask[:, start:], mask], dim=1)
+        attention = torch.cat([prompt_mask[:, start:], mask], dim=1)
         # V(s_t) and pi(a_t|s_t) are read one position before token t, so the last is not fed.
-        logprobs, values, _ = self(ids[:, :-1], seen[:, :-1], keep=steps)
+        logprobs, values, _ = self(ids[:, :-1], attention[:, :-1], keep=steps)
         return logprobs, values, actions
 
-    def save_value_head(self, folder: Path) -> None:
-        """Write the critic beside the LM: value_head.safetensors, or critic/ where it is apart."""
+    def save_critic(self, folder: Path) -> None:
+        """Write the critic beside the LM: value_head.safetensors, or the folder critic/."""
         if self.value_head is not None:
             save_file(self.value_head.state_dict(), folder / "value_head.safetensors")
-        if self.own_critic is not None:
-            self.own_critic.save(folder / "critic")
+        if self.separate_critic is not None:
+            self.separate_critic.save(folder / "critic")
 
     def load_value_head(self, folder: Path) -> bool:
-        """Read a shared trunk's head back where it is there; says whether it was."""
+        """Load value_head.safetensors if the folder has one; returns whether it did."""
         path = folder / "value_head.safetensors"
         if self.value_head is None or not path.is_file():
             return False
         self.value_head.load_state_dict(load_file(path))
         return True
+
+
+class SeparateCritic(nn.Module):
+    """V of every state by a trunk of its own and a linear head in fp32.
+
+    Doubles the parameters; neither loss changes the other's features.
+    """
+
+    def __init__(self, trunk: Any, head: nn.Linear) -> None:
+        super().__init__()
+        self.trunk, self.head = trunk.eval(), head
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, keep: int) -> Tensor:
+        """V (B, keep) at the last `keep` positions of rows that may be padded on either side."""
+        positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        out = self.trunk(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=positions,
+            use_cache=False,
+        )
+        values: Tensor = self.head(out.last_hidden_state[:, -keep:].float()).squeeze(-1)
+        return values
+
+    def save(self, folder: Path) -> None:
+        """Write the trunk as a Hugging Face folder, with value_head.safetensors beside it."""
+        self.trunk.save_pretrained(folder)
+        save_file(self.head.state_dict(), folder / "value_head.safetensors")
+
+
+def zero_head(model: Any) -> nn.Linear:
+    """A linear head on the model's hidden state that starts at 0 everywhere."""
+    head = nn.Linear(model.config.get_text_config().hidden_size, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def critic_like(model: Any) -> SeparateCritic:
+    """A critic whose trunk starts as a copy of the language model's, with a zero head."""
+    return SeparateCritic(copy.deepcopy(model.base_model), zero_head(model))
+
+
+def critic_from(name: str, tokenizer: Any) -> SeparateCritic:
+    """A critic that starts as a reward model: V(s) is the score if the text ended at s.
+
+    `name` is the folder of a reward model or of its run. Raises ValueError if there is none, or if
+    its tokens are not the policy's.
+    """
+    folder = reward_model_folder(name)
+    if folder is None:
+        raise ValueError(
+            f"critic_from: no trained reward model at {name!r}; `rlhf-pg reward` makes one"
+        )
+    trained = RewardModel.from_pretrained(folder, device="cpu")
+    theirs, ours = trained.tokenizer.get_vocab(), tokenizer.get_vocab()
+    if any(theirs.get(token) != number for token, number in ours.items()):
+        raise ValueError(
+            f"critic_from: the reward model in {folder} has another vocabulary than the policy; "
+            "train one from the same base, with `rlhf-pg reward --model`"
+        )
+    head = zero_head(trained.model)
+    with torch.no_grad():  # (w h - mean) / std, the reward model's own normalisation
+        head.weight.copy_(trained.model.score.weight / trained.std)
+        head.bias.fill_(-trained.mean / trained.std)
+    return SeparateCritic(trained.model.base_model, head)
+
+
+def load_critic(folder: Path) -> SeparateCritic:
+    """The critic that `SeparateCritic.save` wrote; raises ValueError if the folder holds none."""
+    path = folder / "value_head.safetensors"
+    if not path.is_file():
+        raise ValueError(f"no critic in {folder}: value_head.safetensors is missing")
+    trunk = models.load_trunk(folder)
+    head = zero_head(trunk)
+    head.load_state_dict(load_file(path))
+    return SeparateCritic(trunk, head)
+
+
+def with_lora(model: Any, rank: int) -> Any:
+    """The model with a LoRA adapter of this rank on every linear layer, all else frozen.
+
+    Hu et al. 2021, arXiv 2106.09685. Adapters start at zero, so the outputs do not change yet.
+    Raises ValueError without `peft`.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise ValueError("lora_rank needs peft: pip install 'rlhf-pg[peft]'") from error
+    # No dropout: old and new probabilities must be those of the same network.
+    config = peft.LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the layout of GPT-2's Conv1D, which is handled
+        return peft.get_peft_model(model, config).eval()
+
+
+def merged(model: Any) -> Any:
+    """A plain model with the adapters added to its weights; a model without adapters as it is."""
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    return copy.deepcopy(model).merge_and_unload()
+
+
+class AdaptersOff:
+    """The reference of a LoRA policy: the same model with its adapters off, at no memory cost."""
+
+    def __init__(self, policy: LanguagePolicy) -> None:
+        self.policy = policy
+
+    @torch.no_grad()
+    def evaluate(self, rollout: Rollout) -> Evaluation:
+        """As `LanguagePolicy.evaluate`, without the adapters."""
+        with self.policy.model.disable_adapter():
+            return self.policy.evaluate(rollout)
+
+    def distributions(self, rollout: Rollout) -> Tensor:
+        """As `LanguagePolicy.distributions`, without the adapters."""
+        with self.policy.model.disable_adapter():
+            return self.policy.distributions(rollout)
+
+
+def make_policy_and_reference(
+    config: TrainConfig, model: Any, tokenizer: Any, device: torch.device
+) -> tuple[LanguagePolicy, Reference]:
+    """The policy of `model` with its critic, and the reference of its KL penalty.
+
+    The reference is `config.reference` if given; otherwise a frozen copy of the initial policy or,
+    with LoRA, the policy with its adapters off. Raises ValueError if the device has no bfloat16
+    for `bf16`, or a named model cannot be opened.
+    """
+    if config.bf16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ValueError("bf16: this GPU has no bfloat16; leave --bf16 out")
+    critic = critic_from(config.critic_from, tokenizer) if config.critic_from else None
+    frozen = models.load(config.reference)[0] if config.reference else None
+    if frozen is None and config.lora_rank is None:
+        frozen = copy.deepcopy(model)
+    if critic is None and config.critic == "separate":
+        critic = critic_like(model)  # before the adapters: all of its weights are trained
+    if config.lora_rank is not None:
+        model = with_lora(model, config.lora_rank)
+    policy = LanguagePolicy(model, config.temperature, config.critic, critic, config.bf16)
+    policy = policy.to(device)
+    if frozen is None:
+        return policy, AdaptersOff(policy)
+    reference = LanguagePolicy(frozen, config.temperature, "none", bf16=config.bf16).to(device)
+    reference.requires_grad_(False)
+    return policy, reference
+
+
+def policy_from_folder(model: Any, folder: Path, config: TrainConfig) -> LanguagePolicy:
+    """The policy of a saved model with the critic saved beside it, or "none" without one."""
+    separate = load_critic(folder / "critic") if (folder / "critic").is_dir() else None
+    has_head = (folder / "value_head.safetensors").is_file()
+    critic: Critic = "separate" if separate else config.critic if has_head else "none"
+    policy = LanguagePolicy(model, config.temperature, critic, separate)
+    policy.load_value_head(folder)
+    return policy

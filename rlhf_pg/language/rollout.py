@@ -1,79 +1,91 @@
-"""Completions and their scores become episodes: the score on the last token, KL on every one."""
+"""Completions and scores become episodes: the score on the last token, the KL on every token."""
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from reward_models.calling import call_with_parts, reward_name
 from rlhf_pg.core import kl
-from rlhf_pg.core.learner import Evaluation, Rollout
 from rlhf_pg.core.masked import zero_padding
-from rlhf_pg.language.policy import LanguagePolicy
+from rlhf_pg.core.rollout import Rollout
+from rlhf_pg.language.policy import LanguagePolicy, Reference
 from rlhf_pg.language.sampling import Completions
 
 Reward = Callable[..., Any]
 
 
-class Reference(Protocol):
-    """What the policy is held near to: anything that scores completions as a policy does."""
+@dataclass
+class Scores:
+    """What rewards said of B completions."""
 
-    def evaluate(self, rollout: Rollout) -> Evaluation: ...
+    scores: Tensor  # (B,) of the reward
+    shaped: Tensor  # (B,) clipped, minus the missing-EOS penalty: what the learner maximises
+    gold: Tensor | None  # (B,) of the gold reward, never trained on
+    parts: dict[str, list[float | None]]  # of a composed reward, by name
 
-    def distributions(self, rollout: Rollout) -> Tensor: ...
+
+def score(
+    reward: Reward,
+    gold: Reward | None,
+    completions: Completions,
+    columns: dict[str, list[Any]],
+    score_clip: float | None = None,
+    missing_eos_penalty: float = 0.0,
+) -> Scores:
+    """Score completions by the reward and the gold; `columns` are the data's, one value per row.
+
+    Scores are clipped to plus or minus `score_clip`; then `missing_eos_penalty` is subtracted from
+    those of completions that were cut at the length limit. Raises as `score_completions`.
+    """
+    scores, parts = score_completions(reward, completions, columns)
+    shaped = scores if score_clip is None else scores.clamp(-score_clip, score_clip)
+    shaped = shaped - missing_eos_penalty * (~completions.finished).to(scores.dtype)
+    measured = None if gold is None else score_completions(gold, completions, columns)[0]
+    return Scores(scores, shaped, measured, parts)
 
 
 def score_completions(
-    reward: Reward, done: Completions, columns: dict[str, list[Any]]
+    reward: Reward, completions: Completions, columns: dict[str, list[Any]]
 ) -> tuple[Tensor, dict[str, list[float | None]]]:
-    """Scores (B,) of the completions, and the parts of a composed reward by name.
+    """Scores (B,) of one reward, and the parts of a composed reward by name.
 
-    The reward is called by keyword with the prompts, the completions, which of them `finished`,
-    and the data's other columns. None ("does not apply") counts as 0. Raises ValueError for a
-    wrong count or no numbers, and FloatingPointError for a NaN or infinite score, naming the row.
+    The reward is called by keyword with `prompts`, `completions`, `finished` and the data's other
+    columns. None ("does not apply") counts as 0. Raises ValueError for a wrong count or no numbers,
+    and FloatingPointError for a NaN or infinite score, naming the row.
     """
-    asked = {**columns, "prompts": done.prompts, "completions": done.texts}
-    asked["finished"] = done.finished.tolist()
-    parts: dict[str, list[float | None]] = {}
-    if hasattr(reward, "with_parts"):
-        answer, parts = reward.with_parts(**asked)
-    else:
-        answer = reward(**asked)
-    if hasattr(answer, "tolist"):  # an array or a tensor
-        answer = answer.tolist()
-    if not isinstance(answer, list | tuple):
-        raise ValueError(f"the reward returned {type(answer).__name__}; it must return a list")
-    if len(answer) != len(done.texts):
-        raise ValueError(
-            f"the reward returned {len(answer)} scores for {len(done.texts)} completions"
-        )
-    try:
-        scores = torch.tensor([0.0 if score is None else float(score) for score in answer])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the reward returned a score that is no number: {error}") from error
-    for row in (~torch.isfinite(scores)).nonzero().flatten().tolist()[:1]:
-        raise FloatingPointError(
-            f"the reward gave {answer[row]} to row {row}: {done.prompts[row] + done.texts[row]!r}"
-        )
-    return scores.to(done.logprobs.device), parts
+    beside = {name: values for name, values in columns.items() if name != "prompt"}
+    beside["finished"] = completions.finished.tolist()
+    answer, parts = call_with_parts(
+        reward, reward_name(reward), completions.prompts, completions.texts, **beside
+    )
+    scores = torch.tensor([0.0 if score is None else score for score in answer])
+    return scores.to(completions.logprobs.device), parts
 
 
 @torch.no_grad()
-def reference_logprobs(reference: Reference, done: Completions) -> Tensor:
+def reference_logprobs(reference: Reference, completions: Completions) -> Tensor:
     """log ref(a_t | s_t) of the completions' tokens, (B, T), at the reference's temperature."""
-    return reference.evaluate(unscored(done)).logprobs
+    return reference.evaluate(unscored(completions)).logprobs
+
+
+def kl_per_token(completions: Completions, ref_logprobs: Tensor) -> Tensor:
+    """k1 = log pi - log ref of every sampled token, (B, T), 0 on padding."""
+    return zero_padding(kl.k1(completions.logprobs, ref_logprobs), completions.mask)
 
 
 @torch.no_grad()
 def exact_kl(
-    policy: LanguagePolicy, reference: Reference, done: Completions, rows: int = 64
+    policy: LanguagePolicy, reference: Reference, completions: Completions, rows: int = 64
 ) -> Tensor:
     """KL(policy || reference) of the next token, summed over the states of each row, (B,), nats.
 
-    Exact at every state visited, over the whole vocabulary, so its only noise is which states
-    those are; on average it is the KL of completions, as k1 and k3 are. `rows` at a time.
+    Computed over the whole vocabulary at every state visited, so the only noise is which states
+    those are. Its mean is the KL of completions, as those of k1 and k3 are. `rows` at a time.
     """
-    episodes = unscored(done)
+    episodes = unscored(completions)
     sums = []
     for start in range(0, len(episodes), rows):
         part = episodes[start : start + rows]
@@ -82,24 +94,25 @@ def exact_kl(
     return torch.cat(sums)
 
 
-def unscored(done: Completions) -> Rollout:
-    """The completions as episodes that end on their last token, every reward still 0."""
-    mask = done.mask
-    ends = torch.nn.functional.one_hot(mask.sum(1) - 1, mask.shape[1]).to(done.logprobs.dtype)
+def unscored(completions: Completions) -> Rollout:
+    """The completions as episodes that end on their last token, with all rewards 0."""
+    mask = completions.mask
+    logprobs = completions.logprobs
+    ends = torch.nn.functional.one_hot(mask.sum(1) - 1, mask.shape[1]).to(logprobs.dtype)
     return Rollout(
-        inputs={"input_ids": done.prompt_ids, "attention_mask": done.prompt_mask},
-        actions=done.ids,
-        logprobs=done.logprobs,
-        values=zero_padding(done.values[:, :-1], mask),
-        next_values=zero_padding(done.values[:, 1:], mask) * (1 - ends),
-        rewards=torch.zeros_like(done.logprobs),
+        inputs={"input_ids": completions.prompt_ids, "attention_mask": completions.prompt_mask},
+        actions=completions.ids,
+        logprobs=logprobs,
+        values=zero_padding(completions.values[:, :-1], mask),
+        next_values=zero_padding(completions.values[:, 1:], mask) * (1 - ends),
+        rewards=torch.zeros_like(logprobs),
         ends=ends,
         mask=mask,
     )
 
 
 def language_rollout(
-    done: Completions,
+    completions: Completions,
     scores: Tensor,
     ref_logprobs: Tensor,
     kl_coef: float,
@@ -107,22 +120,34 @@ def language_rollout(
     bootstrap_truncated: bool = False,
     group_size: int = 1,
 ) -> Rollout:
-    """The rollout of B completions with their scores (B,).
+    """The rollout of B completions with their (shaped) scores (B,).
 
-    The score lands on the last real token, the EOS where there is one. The KL penalty is
+    The score lands on the last real token, the EOS if there is one. The KL penalty is
     -kl_coef * k1 in each token's reward, or left to the loss. A completion cut at the length limit
-    counts as terminal unless `bootstrap_truncated`: then the value of its last state stands in for
-    what it might still have earned.
+    is terminal unless `bootstrap_truncated`: then V of its last state is the return still to come.
     """
-    rollout = unscored(done)
+    rollout = unscored(completions)
     rollout.group_size = group_size
     rollout.rewards = scores[:, None] * rollout.ends
     if kl_in == "loss":
         rollout.ref_logprobs, rollout.kl_coef = ref_logprobs, kl_coef
     else:
-        drift = zero_padding(kl.k1(done.logprobs, ref_logprobs), done.mask)
-        rollout.rewards = rollout.rewards - kl_coef * drift
+        rollout.rewards = rollout.rewards - kl_coef * kl_per_token(completions, ref_logprobs)
     if bootstrap_truncated:
-        cut = rollout.ends * (~done.finished)[:, None]
-        rollout.next_values = rollout.next_values + cut * done.values[:, 1:]
+        truncated = rollout.ends * (~completions.finished)[:, None]
+        rollout.next_values = rollout.next_values + truncated * completions.values[:, 1:]
     return rollout
+
+
+def completion_rows(completions: Completions, measured: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """One row per completion with the measured numbers (B,), as samples.jsonl stores them."""
+    return [
+        {
+            "prompt": completions.prompts[i],
+            "completion": completions.texts[i],
+            **{name: round(float(values[i]), 4) for name, values in measured.items()},
+            "length": int(completions.mask[i].sum()),
+            "finished": bool(completions.finished[i]),
+        }
+        for i in range(len(completions.texts))
+    ]

@@ -1,4 +1,4 @@
-"""Prompts in, completions out, with the log-probability and value of every token on the way."""
+"""Prompts in, completions out, with the log-probability and value of every token."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from rlhf_pg.language import models
 from rlhf_pg.language.policy import LanguagePolicy
 
 
@@ -18,25 +17,15 @@ class Completions:
     prompt_ids: Tensor  # (B, P) padded on the left
     prompt_mask: Tensor  # (B, P)
     ids: Tensor  # (B, T) EOS included
-    mask: Tensor  # (B, T) from lengths: True up to and with the EOS
-    logprobs: Tensor  # (B, T)
-    values: Tensor  # (B, T + 1) V(s_t), and last of all V of the state after the T-th token
+    mask: Tensor  # (B, T) from lengths: True up to and including the EOS
+    logprobs: Tensor  # (B, T) at the time of sampling
+    values: Tensor  # (B, T + 1) V(s_t), and V of the state after the T-th token
     finished: Tensor  # (B,) ended by EOS, not by the length limit
     prompts: list[str]
     texts: list[str]  # with the space that joins them to their prompt; no special tokens
 
 
-@dataclass
-class Drawn:
-    """The tokens of B completions of at most T, padded on the right."""
-
-    ids: Tensor  # (B, T) EOS included
-    mask: Tensor  # (B, T)
-    logprobs: Tensor  # (B, T)
-    values: Tensor  # (B, T + 1)
-    finished: Tensor  # (B,)
-
-
+@torch.no_grad()
 def sample(
     policy: LanguagePolicy,
     tokenizer: Any,
@@ -45,51 +34,51 @@ def sample(
     generator: torch.Generator,
     greedy: bool = False,
 ) -> Completions:
-    """One completion of each prompt, drawn token by token from the policy's whole distribution.
+    """One completion of each prompt, sampled token by token from the policy's full distribution.
 
-    Nothing is cut off the distribution (no top-k, no top-p), so what was sampled is what is scored.
+    No top-k, no top-p: the distribution sampled from is the one scored.
     """
     device = next(policy.parameters()).device
-    encoded = models.encode(tokenizer, prompts)
-    ids, mask = pad_left(encoded, tokenizer.pad_token_id, device)
-    drawn = draw(policy, tokenizer, ids, mask, max_new_tokens, generator, greedy)
-    return completions(tokenizer, prompts, ids, mask, drawn)
-
-
-def completions(
-    tokenizer: Any, prompts: list[str], prompt_ids: Tensor, prompt_mask: Tensor, drawn: Drawn
-) -> Completions:
-    """Drawn tokens with the prompts they complete, and their texts."""
-    texts = completion_texts(tokenizer, prompt_ids, prompt_mask, drawn.ids, drawn.mask)
-    return Completions(
-        prompt_ids, prompt_mask, drawn.ids, drawn.mask, drawn.logprobs,
-        drawn.values, drawn.finished, prompts, texts,
-    )  # fmt: skip
+    ids, mask = pad_left(encode(tokenizer, prompts), tokenizer.pad_token_id, device)
+    begun = ids[:, :0]
+    return continue_from(
+        policy, tokenizer, prompts, ids, mask, begun, max_new_tokens, generator, greedy
+    )
 
 
 @torch.no_grad()
-def draw(
+def continue_from(
     policy: LanguagePolicy,
     tokenizer: Any,
+    prompts: list[str],
     prompt_ids: Tensor,
     prompt_mask: Tensor,
+    begun: Tensor,
     max_new_tokens: int,
     generator: torch.Generator,
     greedy: bool = False,
-) -> Drawn:
-    """At most `max_new_tokens` tokens after each row of ids (B, P), padded on the left."""
-    device, rows = prompt_ids.device, len(prompt_ids)
+) -> Completions:
+    """Completions that begin with the tokens `begun` (B, t), sampled to at most `max_new_tokens`.
+
+    `prompt_ids` and `prompt_mask` are (B, P), padded on the left. Log-probabilities and values of
+    the begun tokens are not computed: they are 0.
+    """
+    device, (rows, start) = prompt_ids.device, begun.shape
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     ids = torch.full((rows, max_new_tokens), pad, device=device)
+    ids[:, :start] = begun
     logprobs = torch.zeros(rows, max_new_tokens, device=device)
     values = torch.zeros(rows, max_new_tokens + 1, device=device)
     lengths = torch.full((rows,), max_new_tokens, device=device)
     finished = torch.zeros(rows, dtype=torch.bool, device=device)
     live = torch.arange(rows, device=device)  # rows still being written
 
-    cache, fed, seen = DynamicCache(config=policy.model.config), prompt_ids, prompt_mask
-    for t in range(max_new_tokens):
-        logp, value, cache = policy(fed, seen, keep=1, cache=cache)
+    # The first forward reads prompt and begun tokens, each later one only the newest token.
+    cache = DynamicCache(config=policy.model.config)
+    new = torch.cat([prompt_ids, begun], dim=1)
+    attention = torch.cat([prompt_mask, torch.ones_like(begun)], dim=1)
+    for t in range(start, max_new_tokens):
+        logp, value, cache = policy(new, attention, keep=1, cache=cache)
         logp, values[live, t] = logp[:, -1], value[:, -1]
         token = logp.argmax(-1, keepdim=True) if greedy else _choose(logp, generator)
         ids[live, t] = token.squeeze(1)
@@ -100,37 +89,65 @@ def draw(
         going = ~finished[live]
         if not going.any():
             break
-        if going.sum() <= 0.75 * len(live):  # finished rows cost as much as live ones: drop them
+        # Finished rows cost as much as live ones: drop them once they are a quarter of the batch.
+        if going.sum() <= 0.75 * len(live):
             kept = going.nonzero().squeeze(1)
             cache.batch_select_indices(kept)
-            live, token, seen = live[kept], token[kept], seen[kept]
-        fed, seen = token, torch.cat([seen, torch.ones_like(token)], dim=1)
+            live, token, attention = live[kept], token[kept], attention[kept]
+        new, attention = token, torch.cat([attention, torch.ones_like(token)], dim=1)
     else:
-        _, value, _ = policy(fed, seen, keep=1, cache=cache)
+        # Rows cut at the limit: V of the state after their last token, for bootstrapping.
+        _, value, _ = policy(new, attention, keep=1, cache=cache)
         values[live, max_new_tokens] = value[:, -1]
 
     steps = int(lengths.max())
     mask = torch.arange(steps, device=device) < lengths[:, None]
     ids = torch.where(mask, ids[:, :steps], pad)
-    if policy.own_critic is not None:
+    if policy.separate_critic is not None:
+        # A separate critic has no cache: it reads the whole text once, at the end.
         whole = torch.cat([prompt_ids, ids], dim=1)
         values = policy.state_values(whole, torch.cat([prompt_mask, mask.long()], 1), steps + 1)
-    logprobs = torch.where(mask, logprobs[:, :steps], 0.0)
-    return Drawn(ids, mask, logprobs, values[:, : steps + 1], finished)
+    texts = completion_texts(tokenizer, prompt_ids, prompt_mask, ids, mask)
+    return Completions(
+        prompt_ids=prompt_ids,
+        prompt_mask=prompt_mask,
+        ids=ids,
+        mask=mask,
+        logprobs=torch.where(mask, logprobs[:, :steps], 0.0),
+        values=values[:, : steps + 1],
+        finished=finished,
+        prompts=prompts,
+        texts=texts,
+    )
+
+
+def _choose(logprobs: Tensor, generator: torch.Generator) -> Tensor:
+    """One token per row (B, 1), sampled on the generator's device so that runs repeat anywhere."""
+    probs = logprobs.exp().to(generator.device)
+    return torch.multinomial(probs, 1, generator=generator).to(logprobs.device)
+
+
+def encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text as a prefix: with BOS if the tokenizer adds one, never with EOS."""
+    eos = tokenizer.eos_token_id
+    rows = tokenizer(texts, verbose=False)["input_ids"]
+    return [row[:-1] if row and row[-1] == eos else row for row in rows]
 
 
 def pad_left(rows: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token rows as ids (B, P), so that all end in the last column, and their mask."""
+    """Token rows as ids (B, P) that end in the last column, and their mask (B, P)."""
     width = max(map(len, rows))
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
     lengths = torch.tensor([len(row) for row in rows], device=device)
     return ids, (torch.arange(width, device=device) >= width - lengths[:, None]).long()
 
 
-def _choose(logprobs: Tensor, generator: torch.Generator) -> Tensor:
-    """One token per row (B, 1), drawn on the generator's device so that runs repeat anywhere."""
-    probs = logprobs.exp().to(generator.device)
-    return torch.multinomial(probs, 1, generator=generator).to(logprobs.device)
+def pad_right(rows: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token rows as ids (B, T) that begin in the first column, and their mask (B, T), bool."""
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    return ids, torch.arange(width, device=device) < lengths[:, None]
 
 
 def completion_texts(
@@ -138,9 +155,9 @@ def completion_texts(
 ) -> list[str]:
     """What each completion adds to its prompt's text.
 
-    A completion decoded alone would lose the space before it in some tokenizers, so prompt and
-    whole are both decoded and the one is taken off the other. The prompt keeps its special tokens
-    there: one of unknown words alone would else be empty, and no space follow it.
+    Some tokenizers drop the leading space of a completion decoded alone, so prompt and whole text
+    are both decoded and the first is taken off the second. The prompt keeps its special tokens
+    there: a prompt of unknown words alone would otherwise be empty, and no space follow it.
     """
     special = set(tokenizer.all_special_ids)
     heads = [p[m.bool()].tolist() for p, m in zip(prompt_ids, prompt_mask, strict=True)]

@@ -1,55 +1,22 @@
-"""Next-token training, so that the tiny model can speak before it is rewarded."""
+"""Next-token training: it makes the initial policy of RLHF."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from reward_models.files import saved_whole
+from reward_models.pretrained import context_length
 from torch import Tensor, nn
 
-from rlhf_pg.language import data, models
+from rlhf_pg.language import data, models, sampling
+from rlhf_pg.language.config import FILM_NOTES, FinetuneConfig, check_at_least
 from rlhf_pg.progress import Progress, console
-from rlhf_pg.runs import Run, saved_whole
-
-
-@dataclass
-class FinetuneConfig:
-    """Train a language model on text."""
-
-    data: str = "film-notes"
-    """Text: a file, folder or hub name with a `text` column, or `prompt` and `completion`."""
-    test: str | None = None
-    """Held-out text; without it, the last 5 % of the data (film-notes has its own)."""
-    model: str | None = None
-    """A model to start from: a folder, a run or a hub name. None makes a tiny one."""
-    tokenizer: Literal["word", "bpe"] = "word"
-    """Of a new model: whole words (small closed vocabularies), or byte-level pairs (any text)."""
-    vocabulary: int = 2000
-    """Of a new tokenizer: its most entries, usually 200 to 8,000."""
-    width: int = 128
-    """Of a new model: hidden size, usually 64 to 256."""
-    layers: int = 2
-    """Of a new model: transformer blocks, usually 2 to 6."""
-    heads: int = 4
-    """Of a new model: attention heads; they divide the width."""
-    context: int = 128
-    """Of a new model: the most tokens it can attend to; longer texts are cut."""
-    epochs: int = 3
-    """Passes over the text, usually 1 to 10."""
-    batch_size: int = 16
-    """Texts in a gradient step, usually 16 (tiny models) to 128."""
-    lr: float = 3e-3
-    """Peak learning rate, warmed up and then annealed to 0; usually 1e-3 to 5e-3 (tiny models),
-    1e-5 to 1e-4 (pretrained ones)."""
-    seed: int = 0
-    """Of the weights and the order of the texts."""
-    output: str | None = None
-    """Run folder; None takes runs/base, or the next free number."""
+from rlhf_pg.runs import Run
 
 
 def finetune(config: FinetuneConfig) -> Run:
-    """Train, write the run folder, and say what came of it."""
+    """Train on text and write the run folder. Raises ValueError for bad options or data."""
     _check(config)
     given = models.load(config.model) if config.model is not None else None
     train, test = read_corpus(config, given[1] if given else None)
@@ -61,8 +28,8 @@ def finetune(config: FinetuneConfig) -> Run:
         model = models.tiny_model(
             tokenizer, config.width, config.layers, config.heads, config.context
         )
-    models.suit_threads(model)
-    limit = models.context_length(model) or config.context
+    models.limit_threads(model)
+    limit = context_length(model) or config.context
     encoded, held_out = (encode(tokenizer, texts, limit) for texts in (train, test))
     run = Run.create(config.output, "base", config)
     parameters = sum(p.numel() for p in model.parameters())
@@ -94,10 +61,9 @@ def finetune(config: FinetuneConfig) -> Run:
 
 
 def _check(config: FinetuneConfig) -> None:
-    least = {"width": 1, "layers": 1, "heads": 1, "context": 2, "vocabulary": 4}
-    for name, smallest in {**least, "epochs": 1, "batch_size": 1}.items():
-        if getattr(config, name) < smallest:
-            raise ValueError(f"{name} must be at least {smallest}, not {getattr(config, name)}")
+    check_at_least(config, 1, "width", "layers", "heads", "epochs", "batch_size")
+    check_at_least(config, 2, "context")
+    check_at_least(config, 4, "vocabulary")
     if not config.lr > 0:
         raise ValueError(f"lr must be above 0, not {config.lr}")
     if config.width % (2 * config.heads):
@@ -108,12 +74,12 @@ def _check(config: FinetuneConfig) -> None:
 
 
 def read_corpus(config: FinetuneConfig, tokenizer: Any = None) -> tuple[list[str], list[str]]:
-    """Texts to train on and texts held out; `tokenizer` writes out messages, where there are."""
+    """Training texts and held-out texts; `tokenizer` formats lists of messages."""
     train = data.read(config.data, "corpus", tokenizer=tokenizer)
     if config.test is not None:
         test = data.read(config.test, "corpus", "test", tokenizer)
-    elif config.data == data.FILM_NOTES:
-        test = data.read(data.FILM_NOTES, "corpus", "test")
+    elif config.data == FILM_NOTES:
+        test = data.read(FILM_NOTES, "corpus", "test")
     else:
         train, test = data.hold_out(train)
     return train["text"], test["text"]
@@ -121,7 +87,7 @@ def read_corpus(config: FinetuneConfig, tokenizer: Any = None) -> tuple[list[str
 
 def encode(tokenizer: Any, texts: list[str], limit: int) -> list[list[int]]:
     """Token ids of each text and its EOS, cut at `limit` tokens (a cut text has no EOS)."""
-    return [[*row, tokenizer.eos_token_id][:limit] for row in models.encode(tokenizer, texts)]
+    return [[*row, tokenizer.eos_token_id][:limit] for row in sampling.encode(tokenizer, texts)]
 
 
 def train_next_token(

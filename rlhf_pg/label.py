@@ -1,24 +1,34 @@
-"""A person judges pairs in the terminal, a key each; every judgement is on disk before the next.
+"""`rlhf-pg label`: a person judges pairs of completions in the terminal, with one key each.
 
 FOLDER/
-  judgements.jsonl    one line per key pressed, only ever appended to: the truth
+  judgements.jsonl    one line per key pressed, append-only; written to disk before the next pair
   preferences.jsonl   the pairs decided so far, as `rlhf-pg reward --data` reads them
 """
 
 import json
 import os
+import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import Accelerator
+from reward_models.files import saved_text
 from rich.table import Table
 from rich.text import Text
 
-from rlhf_pg.progress import console
-from rlhf_pg.runs import saved_text
+from reward_models.loading import load_reward
+from rlhf_pg.language import data, models
+from rlhf_pg.language.config import LabelConfig, check_at_least
+from rlhf_pg.language.policy import LanguagePolicy
+from rlhf_pg.language.rollout import Reward, score_completions
+from rlhf_pg.language.sampling import sample
+from rlhf_pg.progress import Progress, command, console
 
 KEYS = {
     "\x1b[D": "left", "\x1bOD": "left", "a": "left", "h": "left", "1": "left",
@@ -31,21 +41,33 @@ KEYS = {
 HELP = "← or a: left   → or d: right   t: tie   s: skip   u: undo   q: stop"
 
 
+def label(config: LabelConfig) -> None:
+    """Let a person judge pairs; judgements made so far are kept on any exit."""
+    with keys() as read_key:
+        kept = Judgements(Path(config.output))
+        reward = load_reward(config.reward) if config.reward else None
+        pairs = make_pairs(config, reward, skip=len(kept.made))
+        judge(pairs, kept, read_key)
+    decided = kept.folder / "preferences.jsonl"
+    console.print(f"{len(kept.preferences())} pairs in {decided}; learn from them with:")
+    console.print(command("reward", "--data", decided), markup=False)
+
+
 @dataclass(frozen=True)
 class Pair:
-    """Two completions of one prompt, as they are laid out; the judge never sees the scores."""
+    """Two completions of one prompt, as shown; the person does not see the scores."""
 
     prompt: str
     left: str
     right: str
     left_finished: bool = True
     right_finished: bool = True
-    left_score: float | None = None  # of the current reward model
+    left_score: float | None = None  # by the current reward model
     right_score: float | None = None
 
 
 class Judgements:
-    """What has been judged in a folder, kept there line by line and taken up again from there."""
+    """The judgements in a folder, stored line by line; an existing folder is continued."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.file = folder, folder / "judgements.jsonl"
@@ -96,7 +118,7 @@ class Judgements:
         saved_text(self.folder / "preferences.jsonl", "".join(lines))
 
     def preferences(self) -> list[dict[str, Any]]:
-        """The decided pairs; a tie or a skip says nothing of which is better and is none."""
+        """The decided pairs, without ties and skipped pairs."""
         rows = []
         for row in self.made:
             if row["judgement"] in ("left", "right"):
@@ -132,7 +154,7 @@ class Judgements:
 
 
 def judge(pairs: Sequence[Pair], judgements: Judgements, read_key: Callable[[], str]) -> None:
-    """Ask for a judgement of each pair until all are judged or the person stops."""
+    """Show each pair and record a judgement, until all are judged or the person stops."""
     waiting = [pair for pair in pairs if not judgements.seen(pair)][::-1]
     total, note = len(waiting), ""
     while waiting:
@@ -157,7 +179,7 @@ def judge(pairs: Sequence[Pair], judgements: Judgements, read_key: Callable[[], 
 
 
 def _compared(pair: Pair, answer: str) -> str:
-    """What the reward model would have said, told only after the judgement."""
+    """The judgement and the reward model's own preference, shown after the judgement."""
     if answer not in ("left", "right") or pair.left_score is None or pair.right_score is None:
         return {"tie": "a tie", "skip": "skipped"}.get(answer, answer)
     difference = pair.left_score - pair.right_score
@@ -221,3 +243,76 @@ def keys() -> Iterator[Callable[[], str]]:
         yield read
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+# Which pairs to show: those whose scores differ least come first, since a judgement of a clear pair
+# would mostly repeat what the reward model knows (uncertainty sampling, Lewis & Gale 1994; for
+# preferences, Christiano et al. 2017, arXiv 1706.03741).
+
+
+def make_pairs(config: LabelConfig, reward: Reward | None, skip: int = 0) -> list[Pair]:
+    """At most `count` pairs of different completions, the smallest score difference first.
+
+    `skip` advances the seed, so that a continued session samples new pairs. Every prompt gives one
+    pair before any gives a second. Raises ValueError for options that make no pairs.
+    """
+    check_at_least(config, 1, "count", "max_new_tokens")
+    if config.samples_per_prompt < 2:
+        raise ValueError(
+            f"samples_per_prompt must be at least 2 to make a pair, not {config.samples_per_prompt}"
+        )
+    model, tokenizer = models.load(config.model)
+    models.limit_threads(model)
+    device = Accelerator(cpu=config.device == "cpu").device
+    policy = LanguagePolicy(model, config.temperature, "none").to(device)
+    columns = data.spread(data.read(config.data, "prompts", tokenizer=tokenizer), config.count)
+    data.check_prompt_lengths(model, tokenizer, columns["prompt"], config.max_new_tokens)
+    generator = torch.Generator().manual_seed(config.seed + 1_000 * skip)
+    sides = random.Random(config.seed + skip)
+    ranked: list[tuple[int, float, Pair]] = []  # (rank within its prompt, score difference, pair)
+    with Progress(len(columns["prompt"]), "sampling pairs") as progress:
+        for start in range(0, len(columns["prompt"]), 32):
+            stop = min(start + 32, len(columns["prompt"]))
+            part = data.repeated(columns, range(start, stop), config.samples_per_prompt)
+            ranked += _candidates(policy, tokenizer, part, config, reward, generator, sides)
+            progress.update(stop)
+    ranked.sort(key=lambda candidate: candidate[:2])
+    return [pair for _, _, pair in ranked[: config.count]]
+
+
+def _candidates(
+    policy: LanguagePolicy,
+    tokenizer: Any,
+    columns: data.Rows,
+    config: LabelConfig,
+    reward: Reward | None,
+    generator: torch.Generator,
+    sides: random.Random,
+) -> list[tuple[int, float, Pair]]:
+    """All pairs of a few prompts, ranked within each."""
+    prompts = columns["prompt"]
+    completions = sample(policy, tokenizer, prompts, config.max_new_tokens, generator)
+    scores: list[float] | None = None
+    if reward is not None:
+        scores = score_completions(reward, completions, columns)[0].tolist()
+    candidates = []
+    for first in range(0, len(prompts), config.samples_per_prompt):
+        own = []
+        for pair in combinations(range(first, first + config.samples_per_prompt), 2):
+            a, b = pair if sides.random() < 0.5 else pair[::-1]
+            if completions.texts[a] == completions.texts[b]:
+                continue
+            gap = abs(scores[a] - scores[b]) if scores else sides.random()
+            shown = Pair(
+                prompts[a],
+                completions.texts[a],
+                completions.texts[b],
+                bool(completions.finished[a]),
+                bool(completions.finished[b]),
+                scores[a] if scores else None,
+                scores[b] if scores else None,
+            )
+            own.append((gap, shown))
+        own.sort(key=lambda candidate: candidate[0])
+        candidates += [(rank, gap, shown) for rank, (gap, shown) in enumerate(own)]
+    return candidates

@@ -1,0 +1,368 @@
+"""Options of the text commands, and each algorithm's settings for text.
+
+Field docstrings are the help of the command line. Nothing here imports torch, so that help is fast.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from reward_models.config import PreferenceConfig
+from rlhf_pg.core.algorithms import ALGORITHMS, LearnerConfig, algorithm
+
+FILM_NOTES = "film-notes"  # the name of the shipped data set
+COMPARING = ("leave-one-out", "group", "group-centred")  # baselines that need K > 1 samples
+
+Critic = Literal["shared", "detached", "separate", "none"]
+Device = Literal["auto", "cpu"]
+
+
+@dataclass
+class TrainConfig:
+    """Train a language model toward a reward."""
+
+    algorithm: str = "ppo"
+    """Named preset of the learner's options: reinforce, reinforce-baseline, actor-critic, a2c, ppo,
+    rloo or grpo."""
+    model: str = "runs/base"
+    """Initial policy: a run, a folder, or a hub name."""
+    reward: str = "runs/reward"
+    """Reward to maximise: a rule's name, file.py:function, a folder with a reward model, a hub name
+    of a classifier (name#label), or a weighted sum of them: "runs/reward + 0.1*length"."""
+    data: str = FILM_NOTES
+    """Prompts: a file, folder or hub name with a `prompt` column; other columns reach the
+    reward."""
+    gold: str | None = None
+    """Second reward, logged and never trained on; film-notes has its own."""
+    reference: str | None = None
+    """Model to which the KL is measured. Defaults to a frozen copy of the initial policy."""
+    iterations: int = 100
+    """Number of rollouts, usually 50 to 1,000."""
+    rows: int = 64
+    """Completions per rollout, over all processes; usually 32 to 512."""
+    samples_per_prompt: int = 1
+    """Completions of each prompt, usually 2 to 8 for rloo and grpo."""
+    max_new_tokens: int = 48
+    """Maximum length of a completion in tokens, EOS included."""
+    temperature: float = 1.0
+    """Sampling temperature. Log-probabilities of policy and reference use it too; usually 0.7 to
+    1."""
+    kl_coef: float = 0.2
+    """Weight of KL(policy || reference), usually 0.02 to 0.2; 0 removes the penalty."""
+    kl_target: float | None = None
+    """Adapt the weight to keep the KL near this many nats per completion, usually 3 to 10."""
+    kl_horizon: float = 10_000.0
+    """Time scale of the adaptive weight in episodes; smaller adapts faster."""
+    missing_eos_penalty: float = 1.0
+    """Subtracted from the score of a completion cut at the length limit, usually 0 to 1."""
+    score_clip: float | None = None
+    """Clip scores to plus or minus this before the KL is subtracted, usually 5. Scores beyond it
+    become equal, so the objective changes."""
+    bootstrap_truncated: bool = False
+    """Use V of the last state as the return still to come of a truncated completion. By default
+    truncation is terminal, which is exact for this length limit."""
+    critic: Critic = "shared"
+    """Model of the value function: a head on the policy's trunk ("shared"), on that trunk without
+    passing gradients back ("detached"), a model of its own ("separate": twice the memory), or
+    none."""
+    critic_from: str | None = None
+    """Initialise a separate critic from this reward model (a folder or run), instead of a copy of
+    the policy with a zero head."""
+    lora_rank: int | None = None
+    """Train LoRA adapters of this rank instead of all weights, usually 4 to 64 (extra: peft). The
+    reference is then the same model without adapters; they are merged into the saved policy."""
+    bf16: bool = False
+    """Compute in bfloat16 where the device supports it. Sampling and scoring then differ in the
+    third digit (see first_ratio_drift)."""
+    samples_every: int = 10
+    """Iterations between entries of samples.jsonl and tokens.jsonl."""
+    samples_kept: int = 4
+    """Completions per entry: of the rollout in samples.jsonl, of the same fixed prompts through
+    the whole run in tokens.jsonl."""
+    device: Device = "auto"
+    """"auto" uses an accelerator if there is one; "cpu" does not."""
+    seed: int = 0
+    """Random seed of sampling, prompt order and minibatches."""
+    output: str | None = None
+    """Run folder. Defaults to runs/ALGORITHM, or the next free number."""
+    learner: LearnerConfig = field(default_factory=lambda: LearnerConfig())
+    """How a rollout becomes gradient steps. The algorithm sets these; each can be changed."""
+
+
+def preset(algorithm_name: str) -> TrainConfig:
+    """Settings of a named algorithm for text; raises ValueError for an unknown name."""
+    learner = algorithm(algorithm_name, lr=5e-4, gamma=1.0)
+    if algorithm_name == "ppo":
+        learner.epochs = 2
+    compares = learner.baseline in COMPARING
+    return TrainConfig(
+        algorithm=algorithm_name,
+        samples_per_prompt=4 if compares else 1,
+        critic="shared" if learner.baseline == "critic" else "none",
+        learner=learner,
+    )
+
+
+def check(config: TrainConfig) -> None:
+    """Raise ValueError if an option is out of range or contradicts another."""
+    if config.algorithm not in ALGORITHMS:
+        algorithm(config.algorithm)  # raises, naming the nearest
+    check_at_least(
+        config, 1, "iterations", "rows", "samples_per_prompt", "max_new_tokens", "samples_every"
+    )
+    check_at_least(config, 1, "lora_rank")
+    check_at_least(config, 0, "kl_coef", "missing_eos_penalty", "samples_kept", "score_clip")
+    if config.rows % config.samples_per_prompt:
+        raise ValueError(
+            f"rows ({config.rows}) must be a multiple of samples_per_prompt "
+            f"({config.samples_per_prompt})"
+        )
+    if config.critic_from is not None and config.critic != "separate":
+        raise ValueError(
+            "critic_from initialises a critic with a model of its own: set --critic separate, not "
+            f"{config.critic}"
+        )
+    baseline = config.learner.baseline
+    if baseline in COMPARING and config.samples_per_prompt < 2:
+        raise ValueError(
+            f"baseline {baseline!r} compares samples of a prompt: set --samples_per_prompt to 2 "
+            "or more"
+        )
+    if baseline == "critic" and config.critic == "none":
+        raise ValueError(
+            'baseline "critic" needs a critic: set --critic shared, or another --learner.baseline'
+        )
+
+
+def check_at_least(config: object, least: int, *names: str) -> None:
+    """Raise ValueError for the first of the named fields that is below `least`; None passes."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value >= least:
+            raise ValueError(f"{name} must be at least {least}, not {value}")
+
+
+@dataclass
+class FinetuneConfig:
+    """Train a language model on text."""
+
+    data: str = FILM_NOTES
+    """Text: a file, folder or hub name with a `text` column, or `prompt` and `completion`."""
+    test: str | None = None
+    """Held-out text. Defaults to the last 5 % of the data (film-notes has its own)."""
+    model: str | None = None
+    """Initial model: a folder, a run or a hub name. By default a tiny new one is made."""
+    tokenizer: Literal["word", "bpe"] = "word"
+    """Tokenizer of a new model: whole words (small closed vocabularies), or byte-level BPE (any
+    text)."""
+    vocabulary: int = 2000
+    """Maximum vocabulary of a new tokenizer, usually 200 to 8,000."""
+    width: int = 128
+    """Hidden size of a new model, usually 64 to 256."""
+    layers: int = 2
+    """Transformer blocks of a new model, usually 2 to 6."""
+    heads: int = 4
+    """Attention heads of a new model; they divide the width."""
+    context: int = 128
+    """Context length of a new model in tokens; longer texts are cut."""
+    epochs: int = 3
+    """Passes over the text, usually 1 to 10."""
+    batch_size: int = 16
+    """Texts per gradient step, usually 16 (tiny models) to 128."""
+    lr: float = 3e-3
+    """Peak learning rate, warmed up and then annealed to 0; usually 1e-3 to 5e-3 (tiny models),
+    1e-5 to 1e-4 (pretrained ones)."""
+    seed: int = 0
+    """Random seed of the weights and the order of the texts."""
+    output: str | None = None
+    """Run folder. Defaults to runs/base, or the next free number."""
+
+
+@dataclass
+class RewardConfig:
+    """Train a Bradley-Terry reward model on preference pairs."""
+
+    data: str = FILM_NOTES
+    """Pairs: a file, folder or hub name with `prompt`, `chosen` and `rejected`."""
+    test: str | None = None
+    """Held-out pairs. Defaults to a share of the data (film-notes has its own)."""
+    model: str = "runs/base"
+    """Language model to start from: a run, a folder, or a hub name."""
+    curve: list[int] | None = None
+    """Also train new models on these numbers of pairs and report their accuracy: '[500, 1000]'."""
+    output: str | None = None
+    """Run folder. Defaults to runs/reward, or the next free number."""
+    learner: PreferenceConfig = field(default_factory=PreferenceConfig)
+    """How the model learns from the pairs."""
+
+
+@dataclass
+class SampleConfig:
+    """Print completions of a model, with their scores."""
+
+    model: str = "runs/ppo"
+    """A run, a folder, or a hub name."""
+    prompt: list[str] | str | None = None
+    """A prompt, or a list of prompts: '["one", "two"]'. Defaults to prompts of the data."""
+    data: str = FILM_NOTES
+    """Source of the prompts: a file, folder or hub name with a `prompt` column."""
+    reward: str | None = None
+    """Score each completion with this reward; film-notes completions get their gold score."""
+    count: int = 5
+    """Number of prompts taken from the data."""
+    samples_per_prompt: int = 1
+    """Completions of each prompt."""
+    max_new_tokens: int = 48
+    """Maximum length of a completion in tokens, EOS included."""
+    temperature: float = 1.0
+    """Sampling temperature; below 1 likely tokens become likelier."""
+    greedy: bool = False
+    """Take the likeliest token each time instead of sampling."""
+    seed: int = 0
+    """Random seed of sampling."""
+
+
+@dataclass
+class EvaluateConfig:
+    """Measure a policy, on prompts it was not trained on, against its initial model."""
+
+    model: str = "runs/ppo"
+    """A run, a folder, or a hub name."""
+    base: str | None = None
+    """Model to compare with: a run, a folder or a hub name. Defaults to the run's initial model."""
+    reward: str | None = None
+    """The reward, as in `rlhf-pg train`. Defaults to the run's own."""
+    gold: str | None = None
+    """A second reward. Defaults to the run's own; film-notes has one."""
+    data: str | None = None
+    """Prompts. Defaults to the run's (film-notes: the test prompts, not the training ones)."""
+    prompts: int = 100
+    """Maximum number of prompts, spread over the data; usually 50 to 500."""
+    samples_per_prompt: int = 4
+    """Completions of each prompt, usually 1 to 8."""
+    best_of: int = 64
+    """Largest n of best-of-n, sampled from the base model for every prompt; 0 skips it."""
+    max_new_tokens: int | None = None
+    """Maximum length of a completion in tokens, EOS included. Defaults to the run's, or 48."""
+    temperature: float | None = None
+    """Sampling temperature. Defaults to the run's, or 1."""
+    device: Device = "auto"
+    """"auto" uses an accelerator if there is one; "cpu" does not."""
+    seed: int = 0
+    """Random seed of sampling."""
+    output: str | None = None
+    """A .json file for the result. Defaults to evaluation.json in the run, if MODEL is one."""
+
+
+@dataclass
+class FrontierConfig:
+    """Train with several KL coefficients, and compare the results with best-of-n."""
+
+    coefficients: list[float] = field(default_factory=lambda: [0.0, 0.05, 0.1, 0.2, 0.4])
+    """KL coefficients, usually 4 to 8 from 0 to 0.5; each is one training run."""
+    algorithm: str = "ppo"
+    """Algorithm as in `rlhf-pg train`, with its settings for text."""
+    model: str = "runs/base"
+    """Initial policy: a run, a folder, or a hub name."""
+    reward: str = "runs/reward"
+    """The learned reward to maximise, as in `rlhf-pg train`."""
+    gold: str | None = None
+    """A second reward that is only measured; film-notes has its own."""
+    data: str = FILM_NOTES
+    """Prompts: a file, folder or hub name with a `prompt` column."""
+    iterations: int = 60
+    """Rollouts of each run, usually 50 to 200."""
+    rows: int = 64
+    """Completions per rollout, usually 32 to 512."""
+    lr: float | None = None
+    """Learning rate. Defaults to the algorithm's own."""
+    max_new_tokens: int = 48
+    """Maximum length of a completion in tokens, EOS included."""
+    temperature: float = 1.0
+    """Sampling temperature, usually 0.7 to 1."""
+    missing_eos_penalty: float = 1.0
+    """Subtracted in training from the score of a completion cut at the length limit."""
+    prompts: int = 100
+    """Maximum number of prompts to measure on, usually 50 to 500."""
+    samples_per_prompt: int = 4
+    """Completions of each prompt when measuring, usually 1 to 8."""
+    best_of: int = 64
+    """Largest n of best-of-n from the initial policy."""
+    device: Device = "auto"
+    """"auto" uses an accelerator if there is one; "cpu" does not."""
+    seed: int = 0
+    """Random seed of every run and measurement."""
+    output: str | None = None
+    """Run folder. Defaults to runs/frontier, or the next free number."""
+
+
+@dataclass
+class LabelConfig:
+    """Judge pairs of completions yourself, as training data for `rlhf-pg reward`."""
+
+    model: str = "runs/base"
+    """Model that writes the completions: a run, a folder, or a hub name."""
+    reward: str | None = None
+    """Current reward model, as in `rlhf-pg train`. Pairs whose scores differ least are shown
+    first, and its agreement with you is reported. By default pairs are random."""
+    data: str = FILM_NOTES
+    """Prompts: a file, folder or hub name with a `prompt` column."""
+    count: int = 50
+    """Pairs to judge in this session, usually 20 to 200."""
+    samples_per_prompt: int = 4
+    """Completions of each prompt to choose a pair from, usually 2 to 8."""
+    max_new_tokens: int = 48
+    """Maximum length of a completion in tokens, EOS included."""
+    temperature: float = 1.0
+    """Sampling temperature, usually 0.7 to 1."""
+    device: Device = "auto"
+    """"auto" uses an accelerator if there is one; "cpu" does not."""
+    seed: int = 0
+    """Random seed of sampling, and of which completion stands on the left."""
+    output: str = "runs/label"
+    """Folder of the judgements; an existing one is continued."""
+
+
+@dataclass
+class DataShowConfig:
+    """Show how a data source is read."""
+
+    path: str = FILM_NOTES
+    """A file, a folder, a hub name, or "film-notes"."""
+    model: str | None = None
+    """Count tokens with this model's tokenizer, and format messages with its chat template. By
+    default words are counted."""
+    split: Literal["train", "test"] = "train"
+    """Which split, if the source has several."""
+
+
+@dataclass
+class DemoConfig:
+    """Fine-tune, make preferences, train a reward model, run PPO with and without the KL."""
+
+    preset: str = "full"
+    """ "full", or "smoke": every step, far too short to learn, in under 30 seconds."""
+    texts: int = 6000
+    """Film notes to train the language model on; 6,000 is all of them."""
+    epochs: int = 3
+    """Passes over them, usually 2 to 4."""
+    pairs: int = 4000
+    """Preference pairs, usually 3,000 to 6,000; 1,000 give a noisy reward model."""
+    noise: float = 0.5
+    """P(choose a) = sigmoid((gold a - gold b) / noise), usually 0.3 to 2."""
+    iterations: int = 60
+    """PPO rollouts of 64 completions, usually 50 to 150."""
+    kl_coef: float = 0.2
+    """KL coefficient of the run with the penalty."""
+    seed: int = 0
+    """Random seed."""
+    output: str | None = None
+    """Run folder. Defaults to runs/demo, or the next free number."""
+
+
+def demo_preset(name: str) -> DemoConfig:
+    """The settings of "full" and "smoke"; raises ValueError for another name."""
+    if name == "full":
+        return DemoConfig()
+    if name == "smoke":
+        return DemoConfig(preset="smoke", texts=600, epochs=1, pairs=64, iterations=2)
+    raise ValueError(f"unknown preset {name!r}: use 'full' or 'smoke'")

@@ -1,0 +1,248 @@
+"""A run or a model opened again: its policy and critic, and the reward and prompts it had."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reward_models.loading import load_reward
+from reward_models.rules import FILM_NOTES_GOLD
+from rlhf_pg.core.advantages import estimate_advantages
+from rlhf_pg.core.algorithms import LearnerConfig
+from rlhf_pg.core.rollout import Rollout
+from rlhf_pg.language import data, models
+from rlhf_pg.language.config import FILM_NOTES, TrainConfig
+from rlhf_pg.language.policy import LanguagePolicy, Reference, policy_from_folder
+from rlhf_pg.language.rollout import (
+    Reward,
+    Scores,
+    language_rollout,
+    reference_logprobs,
+    score,
+    unscored,
+)
+from rlhf_pg.language.sampling import Completions, encode, pad_left, pad_right, sample
+from rlhf_pg.runs import options_of, read_jsonl
+
+
+class LoadedRun:
+    """The policy of a run, and, opened on first use, its reference, rewards and prompts.
+
+    `path` is the run's folder, or the model's if it belongs to no run. Everything raises
+    ValueError if a model, reward or data source that the run names cannot be opened.
+    """
+
+    def __init__(self, name: str, path: Path, config: TrainConfig) -> None:
+        self.name, self.path, self.config = name, path, config
+        model, self.tokenizer = models.load(name)
+        models.limit_threads(model)
+        self.policy = policy_from_folder(model, Path(models.model_folder(name)), config)
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The model that the KL is measured to."""
+        origin = self.config.reference or self.config.model
+        try:
+            model = models.load(origin)[0]
+        except ValueError as error:
+            raise ValueError(
+                f"the KL of {self.name} is measured to {origin}, which cannot be opened from this "
+                f"folder: start from the folder it was trained in ({error})"
+            ) from error
+        return LanguagePolicy(model, self.config.temperature, "none").requires_grad_(False)
+
+    @cached_property
+    def reward(self) -> Reward:
+        """The reward that the run maximised."""
+        return load_reward(self.config.reward)
+
+    @cached_property
+    def gold(self) -> Reward | None:
+        """The gold reward, if there is one."""
+        film_notes = FILM_NOTES_GOLD if self.config.data == FILM_NOTES else None
+        gold = self.config.gold or film_notes
+        return load_reward(gold) if gold else None
+
+    @cached_property
+    def prompts(self) -> data.Rows:
+        """The prompts it was trained on, with the data's other columns."""
+        return data.read(self.config.data, "prompts", tokenizer=self.tokenizer)
+
+    @cached_property
+    def kl_coef(self) -> float:
+        """The KL coefficient at the end of the run, adaptive ones included."""
+        metrics = self.path / "metrics.jsonl"
+        lines = read_jsonl(metrics) if metrics.is_file() else []
+        if lines and self.config.kl_target is not None:
+            return float(lines[-1]["kl_coef"])
+        return self.config.kl_coef
+
+    def sample(
+        self,
+        prompts: str | Sequence[str],
+        n: int = 1,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        seed: int = 0,
+    ) -> Completions:
+        """`n` completions of each prompt, in consecutive rows.
+
+        Length limit (in tokens) and temperature default to those of the run.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        limit = max_new_tokens or self.config.max_new_tokens
+        data.check_prompt_lengths(self.policy.model, self.tokenizer, prompts, limit)
+        policy = copy.copy(self.policy)
+        if temperature is not None:
+            policy.temperature = temperature
+        repeated = [prompt for prompt in prompts for _ in range(n)]
+        generator = torch.Generator().manual_seed(seed)
+        return sample(policy, self.tokenizer, repeated, limit, generator)
+
+    @torch.no_grad()
+    def completions(self, prompts: Sequence[str], texts: Sequence[str]) -> Completions:
+        """Given texts as completions: tokenised, EOS appended, with this policy's log-probabilities
+        and values. Raises ValueError for a different number of prompts and texts."""
+        if isinstance(prompts, str) or isinstance(texts, str) or len(prompts) != len(texts):
+            raise ValueError("give a list of prompts and a list of as many texts")
+        heads = encode(self.tokenizer, list(prompts))
+        whole = encode(self.tokenizer, [p + t for p, t in zip(prompts, texts, strict=True)])
+        eos = self.tokenizer.eos_token_id
+        tails = []
+        for head, row, prompt in zip(heads, whole, prompts, strict=True):
+            if row[: len(head)] != head:
+                raise ValueError(
+                    f"the tokens of {prompt!r} change when its text is appended; put the boundary "
+                    "between two words"
+                )
+            tails.append([*row[len(head) :], eos])
+        device = next(self.policy.parameters()).device
+        prompt_ids, prompt_mask = pad_left(heads, self.tokenizer.pad_token_id, device)
+        ids, mask = pad_right(tails, self.tokenizer.pad_token_id, device)
+        attention = torch.cat([prompt_mask, mask.long()], dim=1)
+        steps = ids.shape[1]
+        # Position t - 1 predicts token t, so one more position than tokens is read.
+        logprobs, values, _ = self.policy(torch.cat([prompt_ids, ids], 1), attention, steps + 1)
+        chosen = logprobs[:, :-1].gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+        return Completions(
+            prompt_ids=prompt_ids,
+            prompt_mask=prompt_mask,
+            ids=ids,
+            mask=mask,
+            logprobs=torch.where(mask, chosen, 0.0),
+            values=values,
+            finished=torch.ones(len(ids), dtype=torch.bool, device=device),
+            prompts=list(prompts),
+            texts=list(texts),
+        )
+
+    @torch.no_grad()
+    def logprobs(
+        self, completions: Completions | Sequence[str], texts: Sequence[str] | None = None
+    ) -> Tensor:
+        """log pi of every token, (B, T), nats, 0 on padding.
+
+        Of sampled completions: `logprobs(completions)`; of texts: `logprobs(prompts, texts)`.
+        """
+        if not isinstance(completions, Completions):
+            if texts is None:
+                raise ValueError("give completions, or prompts and texts")
+            return self.completions(completions, texts).logprobs
+        logprobs = self.policy.evaluate(unscored(completions)).logprobs
+        return torch.where(completions.mask, logprobs, 0.0)
+
+    def advantages(self, completions: Completions, scores: Sequence[float] | Tensor) -> Tensor:
+        """Advantages (B, T) of completions with `scores` (B,), as the run's learner estimates them.
+
+        Before whitening, and 0 on padding. The scores are taken as they are; the KL penalty is
+        added. Without a critic, they are rewards-to-go, or what the run's baseline makes of them.
+        """
+        shaped = torch.as_tensor(scores, dtype=torch.float32, device=completions.mask.device)
+        if shaped.shape != completions.finished.shape:
+            raise ValueError(
+                f"scores is {tuple(shaped.shape)}, but there are {len(completions.texts)} "
+                "completions"
+            )
+        learner = replace(self.config.learner, whiten_advantages=False)
+        if learner.baseline == "critic" and self.policy.critic == "none":
+            learner = replace(learner, baseline="none")
+        return estimate_advantages(self.rollout(completions, shaped)[0], learner)[0]
+
+    def complete(self, columns: data.Rows, generator: torch.Generator) -> Completions:
+        """One completion of each `prompt` in the columns."""
+        limit = self.config.max_new_tokens
+        return sample(self.policy, self.tokenizer, columns["prompt"], limit, generator)
+
+    def score(self, completions: Completions, columns: data.Rows, with_gold: bool = True) -> Scores:
+        """Scores of completions as the run's reward and gold give them."""
+        gold = self.gold if with_gold else None
+        clip, penalty = self.config.score_clip, self.config.missing_eos_penalty
+        return score(self.reward, gold, completions, columns, clip, penalty)
+
+    def rollout(
+        self, completions: Completions, shaped: Tensor, kl_coef: float | None = None
+    ) -> tuple[Rollout, Tensor]:
+        """The rollout of completions with shaped scores (B,), and the reference's log-probabilities
+        (B, T); `kl_coef` defaults to the run's last."""
+        ref_logprobs = reference_logprobs(self.reference, completions)
+        rollout = language_rollout(
+            completions,
+            shaped,
+            ref_logprobs,
+            self.kl_coef if kl_coef is None else kl_coef,
+            self.config.learner.kl_in,
+            self.config.bootstrap_truncated,
+            self.config.samples_per_prompt,
+        )
+        return rollout, ref_logprobs
+
+
+def open_run(name: str, **overrides: Any) -> LoadedRun:
+    """The run at `name`, a model inside one, or any model if `reward` is given.
+
+    `overrides` that are not None replace options of the run (reward, reference, data, ...). Raises
+    ValueError if there is no model, no reward, or an option is unknown to this version.
+    """
+    given = {key: value for key, value in overrides.items() if value is not None}
+    path = run_folder(name)
+    if path is None and "reward" not in given:
+        if not Path(name).exists():
+            raise ValueError(f"no run at {name}; `rlhf-pg train` makes runs")
+        raise ValueError(
+            f"{name} is no run of `rlhf-pg train`, so its reward is not known: give --reward"
+        )
+    config = train_config(path) if path else TrainConfig(model=name)
+    return LoadedRun(name, path or Path(name), replace(config, **given))
+
+
+def open_model(name: str) -> LoadedRun:
+    """As `open_run`, also for a model that belongs to no run: it has no reward of its own."""
+    path = run_folder(name)
+    config = train_config(path) if path else TrainConfig(model=name)
+    return LoadedRun(name, path or Path(name), config)
+
+
+def run_folder(name: str) -> Path | None:
+    """The folder of the text run that `name` is, or is inside of; None if there is none."""
+    here = Path(name)
+    keys = {"algorithm", "rows"}
+    return next((p for p in (here, *here.parents[:2]) if keys <= set(options_of(p))), None)
+
+
+def train_config(path: Path) -> TrainConfig:
+    """The options of a run, from its config.yaml; raises ValueError for unknown ones."""
+    options = dict(options_of(path))
+    learner = options.pop("learner", {})
+    for given, known in ((options, TrainConfig), (learner, LearnerConfig)):
+        strange = set(given) - {field.name for field in fields(known)}
+        if strange:
+            raise ValueError(
+                f"{path / 'config.yaml'} has options unknown to this version: "
+                f"{', '.join(sorted(strange))}"
+            )
+    return TrainConfig(**options, learner=LearnerConfig(**learner))

@@ -1,0 +1,248 @@
+"""The RLHF loop: sample, score, make a rollout, learn, log."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from reward_models.files import saved_whole
+from reward_models.loading import load_reward
+from reward_models.rules import FILM_NOTES_GOLD
+from rlhf_pg.core import kl
+from rlhf_pg.core.learner import Learner
+from rlhf_pg.core.masked import zero_padding
+from rlhf_pg.core.rollout import Rollout
+from rlhf_pg.language import data, models, token_records
+from rlhf_pg.language.config import FILM_NOTES, TrainConfig, check
+from rlhf_pg.language.policy import make_policy_and_reference, merged
+from rlhf_pg.language.rollout import (
+    Scores,
+    completion_rows,
+    exact_kl,
+    kl_per_token,
+    language_rollout,
+    reference_logprobs,
+    score,
+)
+from rlhf_pg.language.sampling import Completions, sample
+from rlhf_pg.progress import Progress, console
+from rlhf_pg.runs import Run
+
+EXACT_KL_VOCABULARY = 10_000  # a larger vocabulary makes the logged exact KL too slow
+Spec = str | Callable[..., Any]  # a reward as a config spells it, or a Python callable
+
+
+def train(config: TrainConfig, reward: Spec | None = None, gold: Spec | None = None) -> Run | None:
+    """Fine-tune a policy toward a reward; returns the finished run on the main process, else None.
+
+    `reward` and `gold` replace the config's: a Python callable or a spelling. Raises ValueError
+    for bad options, models, data or rewards, before the run folder is made.
+    """
+    trainer = Trainer(config, reward, gold)
+    run = None
+    if (
+        trainer.accelerator.is_main_process
+    ):  # the other processes sample and learn, and write nothing
+        run = Run.create(config.output, config.algorithm, config)
+        console.print(f"{config.algorithm} toward {config.reward} → {run.path}", markup=False)
+    with Progress(config.iterations, config.algorithm, shown=run is not None) as progress:
+        for iteration in range(1, config.iterations + 1):
+            log_samples = iteration == 1 or iteration % config.samples_every == 0
+            # Before the update: the fixed prompts' completions, to see how the policy changes.
+            fixed = trainer.fixed_records() if run is not None and log_samples else None
+            metrics, samples = trainer.step()
+            if run is None:
+                continue
+            line = run.log(iteration, metrics)
+            if log_samples:
+                run.samples({"iteration": iteration, **row} for row in samples)
+            if fixed:  # after the update: how far it moved the probability of each token
+                run.tokens(token_records.after_update(*fixed, trainer.policy))
+            shown = ("score", "gold", "kl", "entropy")
+            progress.update(iteration, **{k: line[k] for k in shown if k in line})
+    if run:
+        with saved_whole(run.path / "policy") as folder:
+            models.save(folder, merged(trainer.policy.model), trainer.tokenizer)
+            trainer.policy.save_critic(folder)
+        console.print(f"policy in {run.path / 'policy'}", markup=False)
+    return run
+
+
+class Trainer:
+    """Everything that one iteration reads and changes."""
+
+    def __init__(
+        self, config: TrainConfig, reward: Spec | None = None, gold: Spec | None = None
+    ) -> None:
+        """Open model, data and rewards; raises ValueError for any that cannot be used."""
+        check(config)
+        self.config = config
+        self.accelerator = Accelerator(cpu=config.device == "cpu")
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        _check_shares(config, processes)
+        self.reward = load_reward(reward or config.reward)
+        gold = gold or config.gold or (FILM_NOTES_GOLD if config.data == FILM_NOTES else None)
+        self.gold = load_reward(gold) if gold else None
+        model, self.tokenizer = models.load(config.model)
+        models.limit_threads(model)
+        rows = data.read(config.data, "prompts", tokenizer=self.tokenizer)
+        data.check_prompt_lengths(model, self.tokenizer, rows["prompt"], config.max_new_tokens)
+        torch.manual_seed(config.seed)
+        self.policy, self.reference = make_policy_and_reference(
+            config, model, self.tokenizer, self.accelerator.device
+        )
+        seed = config.seed + rank * 1_000_003  # no two processes, nor seeds, share a stream
+        learner = replace(config.learner, seed=config.learner.seed + seed)
+        self.learner = Learner(self.policy, learner, self.accelerator)
+        self.kl: kl.FixedKL | kl.AdaptiveKL = kl.FixedKL(config.kl_coef)
+        if config.kl_target is not None:
+            self.kl = kl.AdaptiveKL(config.kl_coef, config.kl_target, config.kl_horizon)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.prompts = data.PromptBatches(
+            rows, config.rows, config.samples_per_prompt, config.seed, rank, processes
+        )
+        count = max(1, config.samples_kept // config.samples_per_prompt)
+        self.fixed_prompts = data.spread(rows, count, config.samples_per_prompt)
+        self.stage_seconds: dict[str, float] = {}  # of the last step
+
+    def step(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """One iteration. Returns its metrics over all processes, and a few of its completions."""
+        began = time.perf_counter()
+        batch = next(self.prompts)
+        completions, scores, ref_logprobs, rollout = self.collect(batch, self.generator)
+
+        # Learn: epochs of minibatches, each a gradient step.
+        coefficient = self.kl.coef
+        metrics = self.average(self.measure(completions, scores, ref_logprobs))
+        metrics["kl_coef"] = coefficient
+        metrics["objective"] = metrics.pop("shaped_score") - coefficient * metrics["kl"]
+        with self.timed("update"):
+            metrics |= self.learner.update(rollout)
+        self.kl.update(metrics["kl"], self.config.rows)
+        tokens = metrics["length"] * self.config.rows
+        metrics["tokens_per_second"] = tokens / (time.perf_counter() - began)
+        measured = {"score": scores.scores}
+        if scores.gold is not None:
+            measured["gold"] = scores.gold
+        measured["kl"] = kl_per_token(completions, ref_logprobs).sum(1)
+        return metrics, completion_rows(completions, measured)[: self.config.samples_kept]
+
+    def collect(
+        self, batch: data.Rows, generator: torch.Generator
+    ) -> tuple[Completions, Scores, Tensor, Rollout]:
+        """Completions of a batch of prompts, their scores, reference log-probabilities, rollout."""
+        config = self.config
+        # Sample: one completion per row, with the log-probability and value of every token.
+        with self.timed("sampling"):
+            completions = sample(
+                self.policy, self.tokenizer, batch["prompt"], config.max_new_tokens, generator
+            )
+        # Score: rewards read whole texts; clipping and the missing-EOS penalty follow.
+        with self.timed("reward"):
+            clip, penalty = config.score_clip, config.missing_eos_penalty
+            scores = score(self.reward, self.gold, completions, batch, clip, penalty)
+        with self.timed("reference"):
+            ref_logprobs = reference_logprobs(self.reference, completions)
+        # A completion is an episode: the score on its last token, -beta * k1 on every token.
+        rollout = language_rollout(
+            completions,
+            scores.shaped,
+            ref_logprobs,
+            self.kl.coef,
+            config.learner.kl_in,
+            config.bootstrap_truncated,
+            config.samples_per_prompt,
+        )
+        return completions, scores, ref_logprobs, rollout
+
+    def measure(
+        self, completions: Completions, scores: Scores, ref_logprobs: Tensor
+    ) -> dict[str, float]:
+        """Means over this process's completions, keys as in runs.METRICS."""
+        values = {"score": scores.scores, "shaped_score": scores.shaped, **_parts(scores.parts)}
+        if scores.gold is not None:
+            values["gold"] = scores.gold
+        small = self.policy.model.config.get_text_config().vocab_size <= EXACT_KL_VOCABULARY
+        if small and self.learner.updates % self.config.samples_every == 0:
+            values["kl_exact"] = exact_kl(self.policy, self.reference, completions)
+        k3 = kl.k3(completions.logprobs, ref_logprobs)
+        values |= {
+            "kl": kl_per_token(completions, ref_logprobs).sum(1),
+            "kl_k3": zero_padding(k3, completions.mask).sum(1),
+            "length": completions.mask.sum(1).float(),
+            "eos_rate": completions.finished.float(),
+        }
+        means = {name: float(x.mean()) for name, x in values.items()}
+        return means | {"score_std": float(scores.scores.std(correction=0))}
+
+    def average(self, metrics: dict[str, float]) -> dict[str, float]:
+        """The mean over processes (all have equally many rows), without the values that are NaN."""
+        if self.accelerator.num_processes > 1:
+            values = torch.tensor(list(metrics.values()), device=self.accelerator.device)
+            mean: Tensor = self.accelerator.reduce(values, reduction="mean")
+            metrics = dict(zip(metrics, mean.tolist(), strict=True))
+        return {name: x for name, x in metrics.items() if not math.isnan(x)}
+
+    def fixed_records(self) -> tuple[list[dict[str, Any]], Completions, Rollout] | None:
+        """Token records of the fixed prompts' completions, by the same random numbers each time.
+
+        Neither the run's generators nor the running moments of a reward change. None if no
+        completions are to be kept.
+        """
+        if not self.config.samples_kept:
+            return None
+        generator = torch.Generator().manual_seed(self.config.seed)
+        moments = self.reward.state_dict()
+        completions, scores, ref_logprobs, rollout = self.collect(self.fixed_prompts, generator)
+        self.reward.load_state_dict(moments)
+        records = token_records.episodes(
+            self.policy,
+            self.tokenizer,
+            completions,
+            scores,
+            ref_logprobs,
+            rollout,
+            self.config.learner,
+            self.kl.coef,
+            self.learner.average.value,
+            self.learner.updates + 1,
+        )
+        return records, completions, rollout
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Record the seconds of a stage, including the accelerator's queued work."""
+        began = time.perf_counter()
+        yield
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.synchronize(self.accelerator.device)
+        self.stage_seconds[stage] = time.perf_counter() - began
+
+
+def _check_shares(config: TrainConfig, processes: int) -> None:
+    """Raise ValueError if the prompts of a rollout cannot be shared out equally."""
+    prompts = config.rows // config.samples_per_prompt
+    if prompts % processes:
+        raise ValueError(
+            f"rows / samples_per_prompt ({prompts}) must be a multiple of the number of processes "
+            f"({processes})"
+        )
+
+
+def _parts(parts: dict[str, list[float | None]]) -> dict[str, Tensor]:
+    """Scores of each component of a composed reward, when there is more than one.
+
+    Components with no valid score are NaN and are not logged.
+    """
+    if len(parts) < 2:
+        return {}
+    return {
+        f"reward/{name}": torch.tensor([s for s in scores if s is not None] or [float("nan")])
+        for name, scores in parts.items()
+    }
