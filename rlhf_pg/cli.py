@@ -1,4 +1,4 @@
-"""The `rlhf-pg` command: finds the command, reads its options, says what went wrong in one line."""
+"""The `rlhf-pg` command line: finds a command, parses its options, reports errors in one line."""
 
 import argparse
 import difflib
@@ -18,7 +18,7 @@ Fine-tune a tiny language model toward a reward, exactly.
 
 @dataclass
 class Command:
-    """Where a command's options and its work are found; nothing is imported before it is asked."""
+    """Where a command's options and function are; both are imported only when it is used."""
 
     help: str
     config: str  # module:Dataclass
@@ -32,24 +32,24 @@ class Command:
 LANGUAGE = "rlhf_pg.language"
 COMMANDS: dict[str, Command] = {
     "demo": Command(
-        "the whole story on the shipped film notes, in about three minutes",
+        "RLHF on the shipped film notes from start to end, in about two minutes",
         f"{LANGUAGE}.config:DemoConfig",
         "rlhf_pg.demo:demo",
         preset=f"{LANGUAGE}.config:demo_preset",
         preset_from=("preset",),
     ),
     "finetune": Command(
-        "train a language model on text, or make a tiny one that can speak",
+        "train a language model on text; by default a tiny new one",
         f"{LANGUAGE}.config:FinetuneConfig",
         f"{LANGUAGE}.finetune:finetune",
     ),
     "reward": Command(
-        "train a reward model on pairs of a better and a worse completion",
+        "train a reward model on pairs of a chosen and a rejected completion",
         f"{LANGUAGE}.config:RewardConfig",
         "rlhf_pg.commands:reward",
     ),
     "label": Command(
-        "judge pairs of completions yourself, in the terminal, a key each",
+        "judge pairs of completions yourself in the terminal, one key each",
         f"{LANGUAGE}.config:LabelConfig",
         "rlhf_pg.label:label",
     ),
@@ -61,64 +61,64 @@ COMMANDS: dict[str, Command] = {
         preset_from=("algorithm",),
     ),
     "sample": Command(
-        "read what a model writes, beside its score",
+        "print completions of a model, with their scores",
         f"{LANGUAGE}.config:SampleConfig",
         "rlhf_pg.commands:sample",
         positional="model",
     ),
     "evaluate": Command(
-        "measure a policy against the model it began from: reward, KL, win rate, best-of-n",
+        "measure a policy against its initial model: reward, KL, win rate, best-of-n",
         f"{LANGUAGE}.config:EvaluateConfig",
         f"{LANGUAGE}.evaluate:assess",
         positional="model",
     ),
     "frontier": Command(
-        "sweep the KL coefficient: reward and gold against KL, beside best-of-n and the optimum",
+        "sweep the KL coefficient: reward against KL, beside best-of-n and the optimum",
         f"{LANGUAGE}.config:FrontierConfig",
         f"{LANGUAGE}.frontier:frontier",
     ),
     "data show": Command(
-        "how a data source is understood: its form, counts, lengths and three rows",
+        "show how a data source is read: its form, counts, lengths and three rows",
         f"{LANGUAGE}.config:DataShowConfig",
         f"{LANGUAGE}.data:show",
         positional="path",
         positional_help='A file, a folder, a hub name, or "film-notes".',
     ),
     "control": Command(
-        "the same learner on a Gymnasium environment",
+        "train the same learner on a Gymnasium environment",
         "rlhf_pg.control.training:ControlConfig",
         "rlhf_pg.control.training:train",
         preset="rlhf_pg.control.training:preset",
         preset_from=("algorithm", "env"),
     ),
     "compare": Command(
-        "several algorithms on one environment: curves, steps to the threshold, gradient noise",
+        "run several algorithms on one environment: curves, steps to solve it, gradient noise",
         "rlhf_pg.control.compare:CompareConfig",
         "rlhf_pg.control.compare:compare",
     ),
     "watch": Command(
-        "a trained agent acting, as an animated picture",
+        "record a trained agent as an animated picture",
         "rlhf_pg.control.watch:WatchConfig",
         "rlhf_pg.control.watch:watch",
         positional="run",
         positional_help="Folder of a control run.",
     ),
     "inspect": Command(
-        "a run as a page: its curves, and every token's advantage beside the true one",
+        "write a run's page: its curves, and every token's advantage beside the true one",
         "rlhf_pg.study.inspection:InspectConfig",
         "rlhf_pg.study_commands:inspect",
         positional="run",
         positional_help="Folder of a run of `rlhf-pg train` or `rlhf-pg control`.",
     ),
     "doctor": Command(
-        "what is wrong with a model, its tokenizer, the data and the reward, before you train",
+        "check a model, its tokenizer, the data and the reward before training",
         "rlhf_pg.study.doctor:DoctorConfig",
         "rlhf_pg.study_commands:doctor",
         positional="model",
         positional_help="The policy to begin with: a run, a folder, or a hub name.",
     ),
     "study oracle": Command(
-        "exact answers for a task small enough to write down: J, its gradient, V, the optimum",
+        "exact results for an enumerable task: J, its gradient, V, the optimum",
         "rlhf_pg.study.oracle_command:OracleConfig",
         "rlhf_pg.study_commands:oracle",
     ),
@@ -128,7 +128,7 @@ COMMANDS: dict[str, Command] = {
         "rlhf_pg.study_commands:estimators",
     ),
     "study credit": Command(
-        "every token's advantage beside the true one, measured by continuing from each prefix",
+        "compare every token's advantage with the true one, by continuing from each prefix",
         "rlhf_pg.study.credit:CreditConfig",
         "rlhf_pg.study_commands:credit",
         positional="run",
@@ -142,7 +142,7 @@ COMMANDS: dict[str, Command] = {
         positional_help="The name of one, or all.",
     ),
     "study examples": Command(
-        "the theory in numbers small enough to follow by hand",
+        "work through small examples of the theory in numbers",
         "rlhf_pg.study.examples:ExamplesConfig",
         "rlhf_pg.study.examples:main",
         positional="example",
@@ -153,9 +153,9 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 where it worked, 2 where the input was wrong, 130 where it was stopped.
+    """Run a command. Returns 0 on success, 2 for wrong input, 130 after an interrupt.
 
-    A command may end otherwise by itself: the doctor by 1, where something failed.
+    A command may exit with another code: the doctor with 1 if a check failed.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
@@ -184,17 +184,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         line = " ".join(str(error).split()) or type(error).__name__
-        print(f"rlhf-pg: {line} (--debug shows where)", file=sys.stderr)
+        print(f"rlhf-pg: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if debug:
             raise
-        print("\nrlhf-pg: stopped; what the run folder holds so far is kept", file=sys.stderr)
+        print("\nrlhf-pg: stopped; the run folder keeps what was written so far", file=sys.stderr)
         return 130
 
 
 def overview() -> str:
-    """The commands, a line each."""
+    """All commands, one line each."""
     width = max(map(len, COMMANDS)) + 2
     lines = [f"  {name:<{width}}{command.help}" for name, command in COMMANDS.items()]
     return "\n".join(
@@ -203,7 +203,7 @@ def overview() -> str:
             *lines,
             "",
             "`rlhf-pg COMMAND --help` lists a command's options with their usual ranges;",
-            "every command also takes --config FILE.yaml, and --debug for a whole traceback.",
+            "every command also takes --config FILE.yaml, and --debug for a full traceback.",
         ]
     )
 
@@ -215,16 +215,16 @@ def find(place: str) -> Any:
 
 
 def read_config(name: str, command: Command, arguments: Sequence[str]) -> Any:
-    """The command's dataclass from --config files, options and presets, in rising order of say.
+    """The command's dataclass from presets, --config files and options; later ones win.
 
-    A preset (an algorithm's settings, say) fills the defaults, so options are read twice: once to
-    learn which preset is meant, and once on top of it.
+    A preset (an algorithm's settings) replaces the defaults, so options are parsed twice: once to
+    find which preset is meant, and once on top of it.
     """
     config_class = find(command.config)
     parser = build_parser(name, command, config_class)
     if command.preset:
-        asked = _parse(parser, name, [a for a in arguments if a not in ("-h", "--help")])
-        chosen = find(command.preset)(*(asked[key] for key in command.preset_from))
+        options = _parse(parser, name, [a for a in arguments if a not in ("-h", "--help")])
+        chosen = find(command.preset)(*(options[key] for key in command.preset_from))
         parser = build_parser(name, command, config_class, asdict(chosen))
     parsed = parser.instantiate(_parse(parser, name, arguments))
     return config_class(**{f.name: parsed[f.name] for f in fields(config_class)})
@@ -250,15 +250,16 @@ def build_parser(
     parser.add_class_arguments(config_class, skip=positional)
     if command.positional:
         field = next(f for f in fields(config_class) if f.name == command.positional)
-        said = command.positional_help
-        parser.add_argument(field.name, nargs="?", default=field.default, help=said)
+        parser.add_argument(
+            field.name, nargs="?", default=field.default, help=command.positional_help
+        )
     if defaults:
         parser.set_defaults(_flat({k: v for k, v in defaults.items() if k not in positional}))
     return parser
 
 
 def _parse(parser: Any, name: str, arguments: Sequence[str]) -> Any:
-    """Read options; ValueError, in one line, for what cannot be read."""
+    """Parse options; raises ValueError, in one line, for those that cannot be parsed."""
     try:
         return parser.parse_args(_with_flags(parser, arguments))
     except argparse.ArgumentError as error:
@@ -267,9 +268,9 @@ def _parse(parser: Any, name: str, arguments: Sequence[str]) -> Any:
 
 
 def _with_flags(parser: Any, arguments: Sequence[str]) -> list[str]:
-    """The arguments with `--flag` spelt `--flag=true`, where a bool option stands without a value.
+    """The arguments with `--flag` written as `--flag=true` for bool options without a value.
 
-    jsonargparse wants the value; people, and a positional after it, do not.
+    jsonargparse requires a value, and would otherwise take a positional argument after it.
     """
     defaults = parser.get_defaults()
     flags = {f"--{key}" for key, value in defaults.items() if isinstance(value, bool)}
@@ -282,7 +283,7 @@ def _with_flags(parser: Any, arguments: Sequence[str]) -> list[str]:
 
 
 def _what_is_wrong(text: str, name: str, known: list[str]) -> str:
-    """jsonargparse's complaint about an option, in a person's words."""
+    """jsonargparse's error about an option, shortened and in plain words."""
     text = " ".join(text.split())
     unknown = re.search(r"unrecognized arguments: ([^\s=]+)|Option '(.+?)' is not accepted", text)
     if unknown:

@@ -1,4 +1,4 @@
-"""From a rollout to advantages and value targets, as a LearnerConfig asks."""
+"""Advantages and value targets of a rollout, as a LearnerConfig defines them."""
 
 from typing import get_args
 
@@ -16,9 +16,9 @@ def estimate_advantages(
 ) -> tuple[Tensor, Tensor]:
     """Advantages and value targets, each (B, T), detached, 0 on padding.
 
-    With a critic: GAE or n-step returns minus V. Without: rewards-to-go minus a number (nothing,
-    the batch's mean score, or `constant`, the learner's moving average), or, where K samples of a
-    prompt are compared, the score of the whole episode. Targets are taken before any whitening.
+    With a critic: GAE, or n-step returns minus V. Without: rewards-to-go minus a number (zero, the
+    batch's mean score, or `constant`, the learner's moving average) or, if K samples of a prompt
+    are compared, the score of the whole episode. Targets are computed before any whitening.
     """
     mask = rollout.mask.bool()
     rewards = zero_padding(rollout.rewards.detach(), mask)
@@ -52,7 +52,7 @@ def estimate_advantages(
 def _without_critic(
     to_go: Tensor, rollout: Rollout, baseline: Baseline, constant: float, reduce: Reduce
 ) -> Tensor:
-    """Advantages from rewards-to-go (B, T), where row r's first column is its score."""
+    """Advantages (B, T) from rewards-to-go (B, T), whose first column is each row's score."""
     scores = to_go[:, 0].reshape(-1, rollout.group_size)  # (N, K)
     if baseline == "none":
         return to_go

@@ -22,74 +22,78 @@ Baseline = Literal[
 
 @dataclass
 class LearnerConfig:
-    """How a rollout becomes a gradient step; a named algorithm is a choice of these."""
+    """How a rollout becomes a gradient step; a named algorithm is a preset of these options."""
 
     baseline: Baseline = "critic"
-    """What is subtracted from the return. "critic" is V(s); "leave-one-out", "group" and
-    "group-centred" compare K samples of a prompt and weigh the whole episode as one action.
-    "optimal" is the constant of least variance, which costs a backward pass for every row; it and
-    "moving-average" come from earlier rollouts, and so are unbiased.
-    "batch-mean" and "group-centred" hold the sample itself, which shrinks the gradient by 1 - 1/n
-    and not a KL in the loss; "group" also divides by the group's deviation, which weighs prompts
-    by 1/deviation and, with the KL in the loss, sharpens the policy far beyond the optimum."""
+    """Baseline subtracted from the return. "critic" is V(s). "leave-one-out", "group" and
+    "group-centred" compare K samples of a prompt and treat the whole episode as one action.
+    "moving-average" and "optimal" (the constant of least variance, which costs one backward pass
+    per row) are computed from earlier rollouts, so they are unbiased. The mean of "batch-mean" and
+    "group-centred" includes the sample itself, which scales the gradient by 1 - 1/n but not a KL in
+    the loss. "group" also divides by the group's standard deviation, which weights prompts by
+    1/deviation and, with the KL in the loss, makes the policy much sharper than the optimum."""
     gamma: float = 1.0
-    """Discount: 1 for text, usually 0.9 to 0.999 for control. Below 1, steps are not weighed by
-    gamma^t, as usual: not the exact gradient of the discounted return."""
+    """Discount factor: 1 for text, usually 0.9 to 0.999 for control. As usual, steps are not
+    weighted by gamma^t, so below 1 this is not the exact gradient of the discounted return."""
     lam: float = 0.95
     """GAE's lambda, usually 0.9 to 1. 1 is unbiased; below 1 a wrong critic biases the gradient."""
     n_steps: int | None = None
-    """Bootstrap from the critic after this many steps, in place of lambda; usually 5. Where
-    episodes are longer, a wrong critic biases the gradient."""
+    """Bootstrap from the critic after this many steps, instead of using lambda; usually 5. In
+    longer episodes a wrong critic biases the gradient."""
     whiten_rewards: bool = False
-    """Scale rewards to unit variance (their mean stays): departs from the gradient, since the scale
-    is the sample's own, and changes the balance with the KL."""
+    """Scale rewards to unit variance, keeping their mean. Biased, since the scale depends on the
+    sample, and it changes the balance between score and KL."""
     whiten_advantages: bool = False
-    """Scale advantages to mean 0, variance 1 over the batch; adds noise to batches of a few steps,
-    and rescales the gradient by a sample-dependent number, a slight bias."""
+    """Scale advantages to mean 0 and variance 1 over the batch. Adds noise in batches of few steps;
+    slightly biased, since the scale depends on the sample."""
     clip: float | None = None
-    """PPO's clip of the ratio, usually 0.1 to 0.3; none is the plain policy gradient. From the
-    second step on a rollout it departs: by the clip, and since a token's ratio leaves out those of
-    the others."""
+    """PPO's clip of the ratio, usually 0.1 to 0.3; null is the plain policy gradient. From the
+    second step on a rollout on, the gradient is biased: by clipping, and because a token's ratio
+    ignores how the probabilities of the other tokens changed."""
     value_clip: float | None = None
-    """Hold new values within this of the old ones, usually 0.2; none does not. A critic whose scale
-    is far larger then learns slowly."""
+    """Clip new values to within this of the old ones, usually 0.2; null does not. A critic with
+    much larger values then learns slowly."""
     value_coef: float = 0.1
     """Weight of the value loss, usually 0.1 (text) or 0.5 (control)."""
     entropy_coef: float = 0.0
-    """Weight of the entropy bonus, usually 0 to 0.02. It raises the entropy at the states visited,
-    and leaves out that other actions would lead to other states."""
+    """Weight of the entropy bonus, usually 0 to 0.02. It raises the entropy at the visited states
+    and ignores that other actions lead to other states."""
     kl_in: Literal["reward", "loss"] = "reward"
-    """Where the KL to the reference stands: k1 in the reward, or k2 in the loss. Both are exact."""
+    """Where the KL to the reference is added: k1 in the reward, or k2 in the loss. Both are
+    exact."""
     reduction: Reduction = "episode"
-    """Sum over steps and mean over rows (the policy gradient); mean over tokens (PPO's habit, which
-    lets the batch's lengths rescale it); or "constant", sum / (rows * columns)."""
+    """"episode": sum over steps, mean over rows (the policy gradient). "token": mean over all
+    tokens (usual for PPO; the lengths in the batch rescale the gradient). "constant": sum /
+    (rows * columns)."""
     epochs: int = 1
     """Passes over each rollout, usually 1 (on-policy) to 4 (PPO) or 10 (PPO in control). Without
-    `clip`, all steps but the first use samples of an older policy as if they were its own."""
+    `clip`, every step but the first treats samples of an older policy as its own."""
     minibatches: int = 1
     """Gradient steps per pass, usually 1 to 8."""
     micro_rows: int | None = None
-    """Rows per forward, to bound memory; gradients accumulate to the same step. None: all."""
+    """Maximum rows per forward pass, to limit memory; the gradient is the same. Defaults to
+    all."""
     target_kl: float | None = None
-    """Stop the epochs once KL(old || new) passes 1.5 times this, usually 0.01 to 0.05."""
+    """Stop the epochs once KL(old || new) exceeds 1.5 times this, usually 0.01 to 0.05."""
     critic_warmup: int = 0
-    """Updates at the start in which only the critic learns, usually 0 to 20."""
+    """Number of first updates that train only the critic, usually 0 to 20."""
     lr: float = 3e-4
-    """Adam's learning rate, usually 1e-6 (large LMs) to 1e-3 (tiny ones)."""
+    """Learning rate of Adam, usually 1e-6 (large LMs) to 1e-3 (tiny ones)."""
     lr_decay_updates: int | None = None
-    """Updates over which the rate falls linearly to 0; none keeps it constant."""
+    """Number of updates over which the learning rate falls linearly to 0; null keeps it
+    constant."""
     max_grad_norm: float = 1.0
-    """Clip the gradient's norm, usually 1.0 (text) or 0.5 (control); 0 does not. Batches of large
-    gradients then count for less: their mean is no longer the policy gradient."""
+    """Clip the gradient's norm, usually 1.0 (text) or 0.5 (control); 0 does not. Clipping gives
+    batches with large gradients less weight, a bias."""
     adam_eps: float = 1e-5
     """Adam's epsilon, usually 1e-5 for policy gradients."""
     weight_decay: float = 0.0
     """AdamW's weight decay, usually 0."""
     seed: int = 0
-    """Of the order of minibatches."""
+    """Random seed of the order of minibatches."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a number that nobody can mean."""
+        """Raise ValueError if an option is out of range."""
         for name in ("n_steps", "epochs", "minibatches", "micro_rows", "lr_decay_updates"):
             value = getattr(self, name)
             if value is not None and value < 1:

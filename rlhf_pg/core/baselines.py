@@ -1,4 +1,4 @@
-"""What to subtract from a score before it weighs a gradient.
+"""Baselines: what is subtracted from a score before it multiplies grad log pi.
 
 `scores` are (N, K): K samples of each of N prompts. A baseline that does not depend on the sample
 it is subtracted from leaves the expected gradient unchanged (Williams 1992).
@@ -13,10 +13,10 @@ from rlhf_pg.core.masked import Reduce, alone
 
 
 def batch_mean(scores: Tensor) -> Tensor:
-    """Scores minus the mean of them all, (N, K).
+    """Scores minus the mean of all scores, (N, K).
 
-    The mean holds the sample itself, so the expected gradient shrinks by (NK-1)/NK: a change of
-    length, not of direction, where all the samples come from one prompt.
+    The mean includes the sample itself, which scales the expected gradient by (NK-1)/NK; its
+    direction stays if all samples come from one prompt.
     """
     return scores - scores.mean()
 
@@ -37,7 +37,7 @@ def group_normalise(
     """Scores minus their prompt's mean, divided by its standard deviation + eps, (N, K).
 
     GRPO (Shao et al. 2024). The deviation is the sample one (n-1) unless `population`. Dividing by
-    it weighs prompts by 1/std and so departs from the policy gradient; `scale=False` leaves it out
+    it weights prompts by 1/std, which is not the policy gradient; `scale=False` does not divide
     (Dr. GRPO, Liu et al. 2025). Raises ValueError for K < 2.
     """
     _samples_per_prompt(scores, "group_normalise")
@@ -57,9 +57,9 @@ def optimal_constant(scores: Tensor, squared_norms: Tensor, reduce: Reduce = alo
 
 
 class MovingAverage:
-    """An exponential moving average of past scores, free of the bias towards its start at zero.
+    """An exponential moving average of past scores, corrected for its start at zero.
 
-    `value` is what to subtract from the next batch: it has not seen that batch, so it is unbiased.
+    `value` is the baseline of the next batch. It does not depend on that batch, so it is unbiased.
     `decay` is usually 0.9 to 0.99.
     """
 
@@ -71,7 +71,7 @@ class MovingAverage:
         return self.total / self.weight if self.weight else 0.0
 
     def update(self, scores: Tensor) -> None:
-        """Take in a batch of scores (any shape)."""
+        """Update the average with a batch of scores (any shape)."""
         mean = float(torch.as_tensor(scores, dtype=torch.float64).mean())
         self.total = self.decay * self.total + (1 - self.decay) * mean
         self.weight = self.decay * self.weight + (1 - self.decay)

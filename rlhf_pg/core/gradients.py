@@ -1,10 +1,10 @@
-"""Estimates of the policy gradient, taken apart: what weighs each step, and what is weighed.
+"""Estimates of the policy gradient as weighted sums of grad log pi, for study.
 
-Every estimator here is a weighted sum of the steps' scores (Williams 1992),
+Every estimator here is a weighted sum over steps (Williams 1992),
 
     g = sum over steps of w_t * grad log pi(a_t|s_t),
 
-so the estimators differ in their weights alone, and those of one batch share its forward.
+so estimators differ only in their weights, and those of one batch share its forward pass.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ def step_weights(
 ) -> Tensor:
     """w (B, T), 0 on padding: minus the derivative of the policy's loss by its log-probabilities.
 
-    `logprobs` (B, T) are those of the policy as it is now; None is the one that sampled. The loss
-    is PPO's where the configuration clips, else the policy gradient's, in its reduction.
+    `logprobs` (B, T) are those of the current policy, by default of the one that sampled. The loss
+    is PPO's if the configuration clips, else the policy gradient's, in its reduction.
     """
     now = (rollout.logprobs if logprobs is None else logprobs).detach().clone().requires_grad_()
     if config.clip is None:
@@ -40,7 +40,7 @@ def step_weights(
 def weighted_scores(logprobs: Tensor, weights: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     """sum of w_t * grad log pi(a_t|s_t) for M sets of weights (M, B, T): (M, parameters).
 
-    `logprobs` (B, T) keep their graph. A parameter that they do not depend on counts as 0.
+    `logprobs` (B, T) must have their graph. The gradient of an unused parameter is 0.
     """
     return torch.stack([_gradient(logprobs, w, parameters) for w in weights])
 
@@ -58,7 +58,7 @@ def step_scores(logprobs: Tensor, parameters: Sequence[Tensor]) -> Tensor:
 def policy_gradient(
     policy: Policy, rollout: Rollout, config: LearnerConfig, parameters: Sequence[Tensor]
 ) -> Tensor:
-    """One estimate of grad J, (parameters,): an ascent direction, as `config` weighs the steps."""
+    """One estimate of grad J (ascent direction), (parameters,), with the weights of `config`."""
     advantages, _ = estimate_advantages(rollout, config)
     logprobs = policy.evaluate(rollout).logprobs
     weights = step_weights(rollout, advantages, config, logprobs)
@@ -67,15 +67,15 @@ def policy_gradient(
 
 @dataclass
 class GradientNoise:
-    """Estimates g of the policy gradient over its parameters, all from the same policy."""
+    """Statistics of estimates g of the policy gradient, all from the same policy."""
 
     mean: Tensor  # (parameters,)
     variance: float  # E|g - E g|^2: the trace of the covariance
-    signal: float  # |E g|^2, what the finite number of estimates adds taken off
+    signal: float  # |E g|^2, corrected for the finite number of estimates
 
     @property
     def ratio(self) -> float:
-        """Variance per squared length of the gradient; free of the advantages' scale."""
+        """Variance divided by the squared norm of the gradient; independent of reward scale."""
         return self.variance / self.signal if self.signal > 0 else float("inf")
 
 

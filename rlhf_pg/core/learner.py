@@ -1,10 +1,10 @@
-"""The one learner: a rollout in, a better policy out. It does not know what an action is.
+"""The learner, the same for text and control: it updates a policy from a rollout.
 
     rollout -> estimate_advantages -> epochs of minibatches -> policy gradient or PPO clip
                                                              + value loss - entropy + KL
 
-Gradients are summed over processes by hand, after the backward pass, with denominators that count
-all of them; so two processes with half the rows each take the step that one with all takes.
+Gradients are summed over processes after the backward pass, with denominators that count the rows
+of all processes: two processes with half the rows each take the same step as one with all rows.
 """
 
 from collections import defaultdict
@@ -33,7 +33,7 @@ __all__ = [
 
 
 def adam(parameters: list[torch.nn.Parameter], config: LearnerConfig) -> torch.optim.AdamW:
-    """The optimiser that a configuration asks for."""
+    """AdamW with the settings of a configuration."""
     return torch.optim.AdamW(
         parameters,
         lr=config.lr,
@@ -44,12 +44,12 @@ def adam(parameters: list[torch.nn.Parameter], config: LearnerConfig) -> torch.o
 
 
 class Learner:
-    """Updates a policy from rollouts; the optimiser, its schedule and what they must remember."""
+    """Updates a policy from rollouts. Holds the optimiser, its schedule and their state."""
 
     def __init__(
         self, policy: Policy, config: LearnerConfig, accelerator: Any = None, optimizer: Any = None
     ) -> None:
-        """`optimizer` replaces `adam(parameters, config)`, for one that shares its statistics."""
+        """`optimizer` replaces `adam(parameters, config)` (a3c shares one among processes)."""
         self.policy, self.config, self.accelerator = policy, config, accelerator
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
         self.optimizer = optimizer or adam(self.parameters, config)
@@ -58,10 +58,10 @@ class Learner:
         self.updates = 0
 
     def update(self, rollout: Rollout) -> dict[str, float]:
-        """Learn from one rollout: all its epochs and minibatches. Returns the mean of each metric.
+        """All epochs and minibatches of one rollout. Returns the mean of each metric over steps.
 
-        Raises FloatingPointError, before any step, where the rollout holds a NaN or infinity in a
-        real step (the row is named); and in place of the step whose gradient is not finite.
+        Raises FloatingPointError before any step if the rollout has a NaN or infinity in a real
+        step (the row is named), and instead of a step whose gradient is not finite.
         """
         config = self.config
         _check_finite(rollout)
@@ -88,7 +88,7 @@ class Learner:
         return self._summary(rollout, advantages, targets, seen)
 
     def _next_constant(self, rollout: Rollout, targets: Tensor) -> Tensor | None:
-        """What this rollout teaches about the constant that later ones subtract, if they do."""
+        """This rollout's value for the constant baseline of later ones; None if there is none."""
         scores = targets[:, 0]
         if self.config.baseline == "moving-average":
             return masked_mean(scores, torch.ones_like(scores), self._reduce)
@@ -100,7 +100,7 @@ class Learner:
         return None
 
     def _squared_norm(self, episode: Rollout) -> Tensor:
-        """|grad log pi(episode)|^2 at the policy as it is, a scalar."""
+        """|grad log pi(episode)|^2 at the current policy, a scalar."""
         logprobs = zero_padding(self.policy.evaluate(episode).logprobs, episode.mask)
         gradients = torch.autograd.grad(logprobs.sum(), self.parameters, allow_unused=True)
         return torch.stack([(g**2).sum() for g in gradients if g is not None]).sum()
@@ -124,7 +124,7 @@ class Learner:
                 for name, (term, weight, reduction) in terms.items()
             }
             loss = sum(share * weight for share, weight in shares.values() if weight)
-            if isinstance(loss, Tensor):  # in a critic's warm-up, nothing else may be left
+            if isinstance(loss, Tensor):  # no term may be left during a critic's warm-up
                 loss.backward()  # type: ignore[no-untyped-call]
             for name, (share, _) in shares.items():
                 totals[name] = totals.get(name, 0.0) + share.detach()
@@ -138,7 +138,7 @@ class Learner:
     def _losses(
         self, rollout: Rollout, advantages: Tensor, targets: Tensor
     ) -> tuple[dict[str, tuple[Tensor, float, Reduction]], dict[str, Tensor]]:
-        """The loss's terms as (value, weight, reduction), and means over tokens for the log."""
+        """Terms of the loss as (value, weight, reduction), and means over tokens for the log."""
         config, mask = self.config, rollout.mask
         new = self.policy.evaluate(rollout)
         if config.clip is None:
@@ -175,10 +175,10 @@ class Learner:
         return terms, means
 
     def _kl_loss(self, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
-        """k2 of whole episodes: its gradient is the exact one, since early tokens shape late ones.
+        """k2 of whole episodes, whose gradient is exact: early tokens influence later ones.
 
-        Spread evenly over the steps of its row, so that every reduction divides it as it does the
-        policy's loss.
+        Spread evenly over the steps of its row, so that every reduction has the same denominator
+        as in the policy's loss.
         """
         lengths = mask.sum(1, keepdim=True).clamp(min=1)
         total = zero_padding(logprobs, mask).sum(1, keepdim=True)
@@ -187,7 +187,7 @@ class Learner:
         return losses.aggregate(whole.expand_as(logprobs), mask, self.config.reduction)
 
     def _apply_gradient(self) -> float:
-        """Sum the gradient over processes, clip it, step. Returns its norm before the clip."""
+        """Sum the gradient over processes, clip it, step. Returns its norm before clipping."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if self.accelerator is not None and self.accelerator.num_processes > 1:
             # Shares already add to one over all processes: a sum, not a mean.
@@ -228,7 +228,7 @@ class Learner:
         metrics = {
             **mean,
             "entropy": entropy,
-            # The very first minibatch has seen no step: any drift in it is a scoring error.
+            # No step was taken before the first minibatch: any drift there is a scoring error.
             "first_ratio_drift": seen["ratio_drift"][0],
             "advantage_std": float(masked_var(advantages, rollout.mask, self._reduce).sqrt()),
             "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
@@ -241,7 +241,7 @@ class Learner:
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """All that must be remembered beside the policy's parameters to continue bit for bit."""
+        """The state needed, beside the policy's parameters, to continue bit for bit."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),

@@ -1,13 +1,12 @@
-"""What is minimised. Every tensor is (B, T) and every loss a scalar.
+"""Loss functions. Every tensor is (B, T) and every loss a scalar.
 
-Padding may hold anything, so it is emptied before it is computed with: an infinity that is masked
-only afterwards still makes a NaN gradient.
+Padding may hold anything, so it is replaced by zero before any computation: an infinity that is
+masked only afterwards still makes the gradient NaN.
 
-`reduction` says over what the sum is divided, and so which objective it is:
+`reduction` sets the denominator of the sum, and so the objective:
 "episode"   sum over steps, mean over rows: the exact policy gradient;
-"token"     mean over all real steps: rows of a batch share one denominator, so long ones weigh as
-            many tokens as they have, relative to a batch whose lengths the policy itself chose:
-            a biased gradient, PPO's habit;
+"token"     mean over all real steps. The denominator depends on the lengths, which the policy
+            itself chose: a biased gradient, usual for PPO;
 "constant"  sum / (B * T): the exact gradient times 1/T, whatever the lengths.
 """
 
@@ -29,7 +28,7 @@ __all__ = [
 
 
 def denominator(mask: Tensor, reduction: Reduction) -> Tensor:
-    """What a sum over the real entries is divided by, a scalar; it adds over parts of a batch."""
+    """The denominator of a sum over the real entries, a scalar; it adds over parts of a batch."""
     if reduction == "episode":
         return torch.tensor(float(mask.shape[0]), device=mask.device)
     if reduction == "token":
@@ -62,9 +61,9 @@ def ppo_clip_loss(
 ) -> Tensor:
     """max(-A * ratio, -A * clip(ratio, 1-clip, 1+clip)), ratio = pi/pi_old (Schulman et al. 2017).
 
-    At ratio 1 its gradient is that of `policy_gradient_loss`. Away from it, it departs from the
-    policy gradient twice: by clipping, on purpose, and because a step's ratio leaves out how likely
-    the other steps of its episode have become. `clip` is usually 0.1 to 0.3.
+    At ratio 1 its gradient is that of `policy_gradient_loss`. Elsewhere it is biased twice: by
+    clipping, on purpose, and because a step's ratio ignores how the probabilities of the other
+    steps of its episode changed. `clip` is usually 0.1 to 0.3.
     """
     ratio = zero_padding(logprobs - old_logprobs, mask).exp()
     advantages = zero_padding(advantages.detach(), mask)
@@ -81,8 +80,8 @@ def value_loss(
 ) -> Tensor:
     """Half the mean squared error of the critic over real steps.
 
-    With `old_values` and `clip`, the larger of that and the error of a value held within `clip` of
-    the old one (Schulman et al. 2017, reference code).
+    With `old_values` and `clip`, the larger of that and the error of the value clipped to within
+    `clip` of the old one (Schulman et al. 2017, reference code).
     """
     values, targets = zero_padding(values, mask), zero_padding(targets.detach(), mask)
     error = (values - targets) ** 2
@@ -96,7 +95,7 @@ def value_loss(
 def entropy_loss(entropies: Tensor, mask: Tensor) -> Tensor:
     """Minus the mean entropy of the policy over real steps, in nats (Williams & Peng 1991).
 
-    Its gradient is that of the entropy at the states visited, not of the entropy of episodes, which
-    also changes where the policy goes.
+    Its gradient is that of the entropy at the visited states, not of the entropy of episodes, which
+    also depends on which states the policy reaches.
     """
     return -masked_mean(entropies, mask)

@@ -1,7 +1,7 @@
 """Mean, variance and whitening over the real entries of a padded batch.
 
-`mask` is True or 1.0 on real entries. Padding is replaced, not multiplied, so that even an
-infinity in it cannot leak. `reduce` sums a tensor over processes; alone, it is the identity.
+`mask` is True or 1.0 on real entries. Padding is replaced by zero, not multiplied, so that even an
+infinity in it has no effect. `reduce` sums a tensor over processes; with one, it is the identity.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 def alone(x: Tensor) -> Tensor:
-    """The sum over one process: the tensor itself."""
+    """The sum over a single process: the tensor itself."""
     return x
 
 
@@ -23,7 +23,7 @@ def zero_padding(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_mean(x: Tensor, mask: Tensor, reduce: Reduce = alone) -> Tensor:
-    """The mean of the real entries of `x` (any shape), a scalar; 0 where there are none."""
+    """The mean of the real entries of `x` (any shape), a scalar; 0 if there are none."""
     total = reduce(zero_padding(x, mask).sum())
     return total / reduce(mask.to(x.dtype).sum()).clamp(min=1)
 
@@ -35,11 +35,11 @@ def masked_var(x: Tensor, mask: Tensor, reduce: Reduce = alone) -> Tensor:
 
 
 def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True, reduce: Reduce = alone) -> Tensor:
-    """Scale the real entries to unit variance, and to mean zero where `shift_mean`.
+    """Scale the real entries to unit variance and, if `shift_mean`, to mean zero.
 
-    Shape as `x`; padding becomes 0. Rewards keep their mean (`shift_mean=False`), since the mean
-    reward is information; advantages lose it. Whitening divides by a quantity computed from the
-    same samples, so the result is a rescaled and slightly biased gradient (Ziegler et al. 2019).
+    Shape as `x`; padding becomes 0. Use `shift_mean=False` for rewards, whose mean carries
+    information. The scale is computed from the same samples, so the gradient is rescaled and
+    slightly biased (Ziegler et al. 2019).
     """
     mean, var = masked_mean(x, mask, reduce), masked_var(x, mask, reduce)
     whitened = (x - mean) * torch.rsqrt(var + 1e-8)

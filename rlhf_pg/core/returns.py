@@ -1,4 +1,4 @@
-"""Discounted sums, and all that is made of them.
+"""Discounted sums: rewards-to-go, TD errors, GAE, n-step returns.
 
 Every tensor is (B, T). `next_values[t]` is V(s_{t+1}): 0 after a terminal step, the value of the
 final observation after a truncation or at the end of a segment. `ends[t]` is 1 on the last step of
@@ -23,7 +23,7 @@ def discounted_sum(x: Tensor, decay: Discount) -> Tensor:
 
 
 def rewards_to_go(rewards: Tensor, ends: Tensor, gamma: Discount) -> Tensor:
-    """G_t = r_t + gamma * G_{t+1} within an episode: what an action can still influence."""
+    """G_t = r_t + gamma * G_{t+1} within an episode: the return that a_t can still influence."""
     return discounted_sum(rewards, gamma * (1 - ends.to(rewards.dtype)))
 
 
@@ -52,7 +52,7 @@ def gae(
 def n_step_returns(
     rewards: Tensor, next_values: Tensor, ends: Tensor, gamma: Discount, n: int
 ) -> Tensor:
-    """r_t + ... + gamma^{n-1} r_{t+n-1} + gamma^n V(s_{t+n}), shorter where an episode ends first.
+    """r_t + ... + gamma^{n-1} r_{t+n-1} + gamma^n V(s_{t+n}), shorter if an episode ends first.
 
     Beyond the last column the sum stops there and bootstraps from `next_values` of that column.
     Raises ValueError for n < 1.
