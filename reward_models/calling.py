@@ -1,4 +1,4 @@
-"""How a reward is called, and what it must answer."""
+"""Calling a reward function and checking the scores that it returns."""
 
 import difflib
 import inspect
@@ -14,14 +14,18 @@ Score = float | None
 Reward = Callable[..., Any]
 
 
-def call_reward(
-    reward: Reward, name: str, prompts: Sequence[str], completions: Sequence[str], **columns: Any
-) -> list[Score]:
-    """Call a reward with the columns its signature accepts, and check what it answers.
+class NonFiniteScoreError(RewardError, FloatingPointError):
+    """A reward returned NaN or an infinity."""
 
-    Returns one float or None per completion. Raises RewardError when the reward needs a column
-    that is not there, raises by itself (function, file:line and message are named), or returns
-    anything but one finite number or None per row.
+
+def call_reward(
+    reward: Reward, name: str, /, prompts: Sequence[str], completions: Sequence[str], **columns: Any
+) -> list[Score]:
+    """Call a reward with the columns its signature accepts, and check its scores.
+
+    Returns one float or None per completion. Raises RewardError if the reward needs a column that
+    is not there, raises an exception or SystemExit (function, file:line and message are named), or
+    returns anything but one finite number or None per row.
     """
     if inspect.iscoroutinefunction(reward):
         raise RewardError(f"reward {name!r} is asynchronous; write it as a plain `def`")
@@ -31,20 +35,40 @@ def call_reward(
         scores = reward(**accepted)
     except RewardError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if str(getattr(reward, "__module__", "")).startswith("reward_models."):
-            raise  # our own bug, not the user's: keep the whole traceback
+            raise  # a bug of this package, not of the user: keep the whole traceback
         raise RewardError(f"reward {name!r} failed: {_where(reward, error)}") from error
     return check_scores(scores, len(completions), name, completions)
+
+
+def call_with_parts(
+    reward: Reward, name: str, /, prompts: Sequence[str], completions: Sequence[str], **columns: Any
+) -> tuple[list[Score], dict[str, list[Score]]]:
+    """Call a reward as `call_reward` does, and also return the parts of a composed one by name.
+
+    A composed reward has a method `with_parts` (see `reward_models.combine`); any other has no
+    parts.
+    """
+    if not hasattr(reward, "with_parts"):
+        return call_reward(reward, name, prompts, completions, **columns), {}
+    scores, parts = reward.with_parts(prompts=prompts, completions=completions, **columns)
+    return check_scores(scores, len(completions), name, completions), parts
+
+
+def reward_name(reward: Reward) -> str:
+    """Return the name of a reward function, or of the class of a reward object."""
+    return getattr(reward, "__name__", None) or type(reward).__name__
 
 
 def check_scores(
     scores: Any, n: int, name: str, completions: Sequence[str] | None = None
 ) -> list[Score]:
-    """Return n scores as floats (or None); tensors and arrays of shape (n,) are taken too.
+    """Return n scores as floats (or None); tensors and arrays of shape (n,) are accepted too.
 
-    Raises RewardError, with the reward, the row and the beginning of its completion, for a wrong
-    count, something that is no number, a NaN or an infinity.
+    Raises RewardError, naming the reward, the row and the beginning of its completion, for a wrong
+    count or a score that is not a number; NonFiniteScoreError, which is also a FloatingPointError,
+    for NaN and infinities.
     """
     if hasattr(scores, "tolist"):
         scores = scores.tolist()
@@ -75,14 +99,15 @@ def _number(score: Any, row: int, name: str, completions: Sequence[str] | None) 
     if isinstance(score, numbers.Real) and math.isfinite(score):
         return float(score)
     start = f" ({completions[row][:40]!r})" if completions is not None else ""
-    raise RewardError(
+    kind = NonFiniteScoreError if isinstance(score, numbers.Real) else RewardError
+    raise kind(
         f"reward {name!r} gave {score!r} to row {row}{start}; a score is a finite number, or None "
         "where the reward does not apply"
     )
 
 
 def _accepted(reward: Reward, name: str, offered: dict[str, Any]) -> dict[str, Any]:
-    """The columns that the reward's signature takes: all of them if it has **kwargs."""
+    """Return the columns that the reward's signature accepts: all of them if it has **kwargs."""
     try:
         parameters = inspect.signature(reward).parameters.values()
     except (TypeError, ValueError):  # a builtin without a signature
@@ -102,8 +127,11 @@ def _accepted(reward: Reward, name: str, offered: dict[str, Any]) -> dict[str, A
     return accepted
 
 
-def _where(reward: Reward, error: Exception) -> str:
-    """Function, file:line and message of an error, at the deepest line of the reward's own file."""
+def _where(reward: Reward, error: BaseException) -> str:
+    """Return function, file:line and message of an error.
+
+    The line is the deepest one in the reward's own file.
+    """
     frames = traceback.extract_tb(error.__traceback__)[1:] or traceback.extract_tb(
         error.__traceback__
     )

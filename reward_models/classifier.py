@@ -1,4 +1,4 @@
-"""Hugging Face sequence classifiers as rewards, the label chosen by its name."""
+"""Hugging Face sequence classifiers as rewards: the score of one label, chosen by its name."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from reward_models import RewardError
 from reward_models.calling import suggest
-from reward_models.sequences import (
+from reward_models.pretrained import (
     batches_by_length,
     context_length,
     default_device,
@@ -32,8 +32,8 @@ class Classifier:
             softmax over the labels, or a sigmoid where labels do not exclude each other.
         batch_size: texts per forward, usually 8 to 128.
 
-    Texts are tokenised as the classifier's tokenizer does by default, so `finished` is not seen;
-    one that is longer than the context loses its beginning, with a note in the log.
+    Texts are tokenised as the classifier's tokenizer does by default, so scores do not depend on
+    `finished`. A text longer than the context is cut on the left, with a warning in the log.
     """
 
     def __init__(
@@ -52,16 +52,20 @@ class Classifier:
         self.tokenizer = open_pretrained(AutoTokenizer, name)
         self.model = open_classifier(name).to(device or default_device())
         self.label = choose_label(name, self.model.config.id2label, label)
-        self.limit = context_length(self.model, self.tokenizer)
+        self.limit = context_length(self.model, self.tokenizer) or 10**9
         self.tokenizer.padding_side = "right"
-        self.tokenizer.truncation_side = "left"  # the completion is what is judged
+        self.tokenizer.truncation_side = "left"  # keeps the completion
         self.batch_size = self._fit_padding(batch_size)
 
     def _fit_padding(self, batch_size: int) -> int:
-        """Only a decoder reads its score at the last token that is not pad; so check those."""
+        """Return the batch size that the pad token allows; RewardError if scores would be wrong.
+
+        A decoder reads its score at the last token that is not pad, so its pad token must not be
+        a token of the text. Encoders need no such check.
+        """
         problem = pad_problem(self.tokenizer) if hasattr(self.model, "score") else None
         if self.tokenizer.pad_token_id is None:
-            return 1  # no padding: one text at a time, slow and right
+            return 1  # no padding: one text at a time
         if problem:
             raise RewardError(
                 f"{self.name!r}: {problem}; give its tokenizer a pad token of its own "
@@ -97,8 +101,9 @@ class Classifier:
         logits: torch.Tensor = self.model(**inputs.to(self.model.device)).logits.float()
         if self.score != "logit":
             config = self.model.config
-            several = config.problem_type == "multi_label_classification" or config.num_labels == 1
-            logits = logsigmoid(logits) if several else log_softmax(logits, -1)
+            multi_label = config.problem_type == "multi_label_classification"
+            independent = multi_label or config.num_labels == 1
+            logits = logsigmoid(logits) if independent else log_softmax(logits, -1)
         chosen = logits[:, self.label]
         return (chosen.exp() if self.score == "prob" else chosen).cpu()
 
@@ -106,7 +111,7 @@ class Classifier:
 def choose_label(name: str, labels: dict[int, str], wanted: str | None) -> int:
     """Return the number of a label by its name (any case) or number.
 
-    Raises RewardError, listing the labels, for one that is not there or was not given.
+    Raises RewardError, listing the labels, if it is unknown, or missing where there are several.
     """
     known = ", ".join(labels.values())
     if wanted is None:

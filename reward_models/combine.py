@@ -1,8 +1,8 @@
-"""Rewards made of rewards, each part kept by its name for the log.
+"""Rewards composed of other rewards, with the scores of every part by name.
 
-A `None` score means "does not apply to this row": sums and ensembles skip it, and answer None
-themselves only where no part applies. Penalties (missing EOS, overlength) are summands like any
-other: see the rules of these names.
+A `None` score means "does not apply to this row": sums and ensembles skip it, and are None
+themselves only where no part applies. Penalties (missing EOS, overlength) are terms of a sum like
+any other: see the rules of these names.
 """
 
 import math
@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from reward_models import RewardError
-from reward_models.calling import Reward, Score, call_reward
+from reward_models.calling import Reward, Score, call_with_parts
 
 
 class Composed:
-    """Several named rewards, each called once and put together row by row.
+    """Several named rewards, each called once and combined row by row.
 
-    Subclasses say only how: `combine` takes one list of scores per member, each of one score or
-    None per row, and returns one such list.
+    Subclasses define `combine`, which takes one list of scores (float or None per row) per member
+    and returns one such list.
     """
 
     def __init__(self, members: Mapping[str, Reward]) -> None:
@@ -31,14 +31,11 @@ class Composed:
     def with_parts(
         self, prompts: Sequence[str], completions: Sequence[str], **columns: Any
     ) -> tuple[list[Score], dict[str, list[Score]]]:
-        """Return the scores and, by name, each member's own; members of members as "a/b"."""
+        """Return the scores, and by name each member's own; members of members as "a/b"."""
         parts: dict[str, list[Score]] = {}
         for name, reward in self.members.items():
-            if isinstance(reward, Composed):
-                parts[name], inner = reward.with_parts(prompts, completions, **columns)
-                parts |= {f"{name}/{below}": scores for below, scores in inner.items()}
-            else:
-                parts[name] = call_reward(reward, name, prompts, completions, **columns)
+            parts[name], inner = call_with_parts(reward, name, prompts, completions, **columns)
+            parts |= {f"{name}/{part}": scores for part, scores in inner.items()}
         return self.combine([parts[name] for name in self.members]), parts
 
     def __call__(
@@ -53,7 +50,7 @@ class Composed:
         return self.with_parts(prompts, completions, **columns)[1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what must be in a checkpoint: running moments, by member."""
+        """Return the state to keep in a checkpoint: running moments, by member."""
         states = {
             name: reward.state_dict()
             for name, reward in self.members.items()
@@ -62,7 +59,7 @@ class Composed:
         return {name: state for name, state in states.items() if state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         for name, inner in state.items():
             self.members[name].load_state_dict(inner)  # type: ignore[attr-defined]
 
@@ -112,7 +109,7 @@ class Ensemble(Composed):
 
 
 class Clip(Composed):
-    """Hold the scores of one reward within [low, high]."""
+    """Clip the scores of one reward to [low, high]."""
 
     def __init__(self, members: Mapping[str, Reward], low: float, high: float) -> None:
         super().__init__(members)
@@ -143,10 +140,10 @@ class Normalise(Composed):
 
     def combine(self, columns: list[list[Score]]) -> list[Score]:
         if self.updating:
-            self._see([score for score in columns[0] if score is not None])
+            self._update_moments([score for score in columns[0] if score is not None])
         return [None if s is None else (s - self.mean) / (self.std + self.eps) for s in columns[0]]
 
-    def _see(self, scores: list[float]) -> None:
+    def _update_moments(self, scores: list[float]) -> None:
         if not scores:
             return
         mean = math.fsum(scores) / len(scores)
@@ -169,6 +166,6 @@ class Normalise(Composed):
 
 
 def _over_present(row: Sequence[Score], join: Callable[[list[tuple[int, float]]], float]) -> Score:
-    """Join the scores of a row that are there, with their positions; None if there are none."""
+    """Join the scores of a row that are not None, with their positions; None if all are."""
     pairs = [(i, score) for i, score in enumerate(row) if score is not None]
     return join(pairs) if pairs else None

@@ -1,4 +1,4 @@
-"""A reward from a line of text, the way it is written on the command line and in YAML.
+"""Load a reward from its specification: text as on the command line and in YAML.
 
     length:target=20                         a rule, its parameters after a colon (commas between;
                                              several words with +: keyword:words=good+great)
@@ -8,21 +8,25 @@
     owner/name#positive:score=logprob        ... with score=logit (default), logprob or prob
     0.7*runs/my_run/reward + 0.3*length      a weighted sum; blanks around the plus
     mean(A, B)   worst(A, B)                 an ensemble: the mean, or the worst case
-    clip(A, -3, 3)   normalise(A)            one reward, clipped or by running moments
+    clip(A, -3, 3)   normalise(A)            one reward, clipped, or normalised by running moments
 
 The wrappers nest: `worst(runs/a, runs/b) + 0.1*clip(repetition, -0.5, 0)`. Where a text has commas,
-brackets or " + " of its own (a regex), give a list: each item is one term, taken as it stands.
+brackets or " + " of its own (a regex), give a list: each item is one term, not split further.
 """
 
+import importlib
+import importlib.util
 import re
-from collections.abc import Mapping, Sequence
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reward_models import RewardError
-from reward_models.calling import Reward, check_scores, suggest
+from reward_models.calling import Reward, check_scores, reward_name, suggest
 from reward_models.combine import Clip, Composed, Ensemble, Normalise, WeightedSum
-from reward_models.functions import load_function
+from reward_models.files import reward_model_folder
 from reward_models.rules import RULES, make_rule
 
 __all__ = ["RewardError", "check_scores", "load_reward"]
@@ -42,11 +46,11 @@ def load_reward(
     device: Any = None,
     batch_size: int | None = None,
 ) -> WeightedSum:
-    """Load a reward from its spelling (see this module's docstring), a list, or names to them.
+    """Load a reward from text (see this module's docstring), a list of terms, or a dict by name.
 
-    Callables may stand in place of text. `label` is for classifiers that name none. The result
-    is always a WeightedSum, so `with_parts` gives every part by its name: a rule's, a function's,
-    a folder's, numbered from the second of the same name on. Raises RewardError.
+    A callable may replace any text. `label` is for classifiers whose text names none. The result
+    is always a WeightedSum, whose `with_parts` returns every part by name: that of the rule, the
+    function or the folder, numbered from the second of the same name on. Raises RewardError.
     """
     options = {"label": label, "device": device, "batch_size": batch_size}
     options = {key: value for key, value in options.items() if value is not None}
@@ -72,11 +76,11 @@ def _weight(term: Spec) -> tuple[float, Spec]:
 
 
 def _load(term: Spec, options: dict[str, Any]) -> tuple[str, Reward]:
-    """One reward without weight: (name, reward)."""
+    """Return the name and the reward of one term without a weight."""
     if not isinstance(term, str):
         if not callable(term):
-            raise RewardError(f"a reward is text or a callable, not {type(term).__name__}")
-        return getattr(term, "__name__", type(term).__name__), term
+            raise RewardError(f"a reward must be text or a callable, not {type(term).__name__}")
+        return reward_name(term), term
     term = term.strip()
     if not term:
         raise RewardError("an empty reward; " + _choices())
@@ -89,7 +93,7 @@ def _load(term: Spec, options: dict[str, Any]) -> tuple[str, Reward]:
         return head, make_rule(head, parameters)
     if not Path(head).is_dir() and ":" in head:
         if parameters:
-            raise RewardError(f"{term!r}: a function of your own takes no parameters here")
+            raise RewardError(f"{term!r}: a user-defined function takes no parameters here")
         if not head.rpartition(":")[0].endswith(".py") and not MODULE.fullmatch(head):
             raise RewardError(f"unknown reward {head!r}.{suggest(head, RULES)} {_choices()}")
         return head.rpartition(":")[2], load_function(head)
@@ -119,12 +123,9 @@ def _wrap(wrapper: str, inside: str, options: dict[str, Any]) -> Composed:
 def _load_model(
     head: str, parameters: dict[str, str], options: dict[str, Any]
 ) -> tuple[str, Reward]:
-    """A folder with a reward model, or a classifier in a folder or on the hub."""
-    folder = Path(head).expanduser()
+    """Load a folder with a reward model, or a classifier from a folder or the hub."""
     if "/" not in head.partition("#")[0] and not Path(head.partition("#")[0]).is_dir():
         raise RewardError(f"unknown reward {head!r}.{suggest(head, RULES)} {_choices()}")
-    if (folder / "reward_model" / "reward_model.json").is_file():
-        folder = folder / "reward_model"  # of a run
     options = {**options, **parameters}
     if "batch_size" in options:
         options["batch_size"] = _whole(options["batch_size"])
@@ -132,7 +133,7 @@ def _load_model(
     for key in options:
         if key not in known:
             raise RewardError(f"{head!r} has no parameter {key!r}; it has: {', '.join(known)}")
-    if (folder / "reward_model.json").is_file():
+    if folder := reward_model_folder(head):
         from reward_models.reward_model import RewardModel
 
         options = {key: options[key] for key in ("device", "batch_size") if key in options}
@@ -140,7 +141,66 @@ def _load_model(
     from reward_models.classifier import Classifier
 
     name = head.rstrip("/").rpartition("/")[2]
-    return name, Classifier(str(folder), **options)
+    return name, Classifier(str(Path(head).expanduser()), **options)
+
+
+def load_function(spec: str) -> Reward:
+    """Import the function `file.py:function` or `package.module:function`.
+
+    Raises RewardError for a missing file or function, or code that cannot be imported.
+    """
+    source, _, function = spec.rpartition(":")
+    module = _import_file(source, spec) if source.endswith(".py") else _import_module(source)
+    found = getattr(module, function, None)
+    if not callable(found):
+        members = vars(module).items()
+        own = [name for name, it in members if getattr(it, "__module__", "") == module.__name__]
+        raise RewardError(
+            f"{source!r} has no function {function!r}.{suggest(function, own)} "
+            f"It has: {', '.join(own) or 'none'}"
+        )
+    reward: Reward = found
+    return reward
+
+
+def _import_file(source: str, spec: str) -> Any:
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise RewardError(f"no such file: {source!r} (from the reward {spec!r})")
+    name = f"reward_file_{path.stem}"
+    found = importlib.util.spec_from_file_location(name, path)
+    assert found is not None and found.loader is not None  # it ends in .py
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module  # dataclasses look up a class's module there
+    loader = found.loader
+    _run(lambda: loader.exec_module(module), source)
+    return module
+
+
+def _import_module(source: str) -> Any:
+    sys.path.append(".")  # a console script's path lacks the current folder
+    try:
+        return _run(lambda: importlib.import_module(source), source)
+    finally:
+        sys.path.remove(".")
+
+
+def _run(load: Callable[[], Any], source: str) -> Any:
+    """Import a user's code; an exception becomes a RewardError of one line that names the file."""
+    try:
+        return load()
+    except (Exception, SystemExit) as error:
+        hint = suggest(source, RULES) if isinstance(error, ModuleNotFoundError) else ""
+        raise RewardError(
+            f"cannot import {source!r}: {_error_line(error, source)}.{hint}"
+        ) from error
+
+
+def _error_line(error: BaseException, source: str) -> str:
+    """Return the type and message of an error, with the line of the user's file that raised it."""
+    lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.endswith(source)]
+    where = f" at line {lines[-1].lineno}" if lines else ""
+    return f"{type(error).__name__}{where}: {' '.join(str(error).split())}"
 
 
 def _whole(text: Any) -> int:

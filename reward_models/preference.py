@@ -1,11 +1,15 @@
-"""Learning a reward from preferences: P(a preferred to b) = sigmoid(r_a - r_b).
+"""Learning a reward from preference pairs: P(a preferred to b) = sigmoid(r_a - r_b).
 
 Bradley & Terry 1952, as used for language models by Ziegler et al. 2019 (arXiv 1909.08593),
 Stiennon et al. 2020 (arXiv 2009.01325) and Askell et al. 2021 (arXiv 2112.00861). One epoch with
 the learning rate annealed to 0: reward models overfit quickly.
+
+A pair is a mapping with the texts `prompt`, `chosen` and `rejected`, and optionally a `margin`,
+`chosen_finished` and `rejected_finished` (False: cut at the length limit; default True).
 """
 
 import copy
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,43 +19,69 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from reward_models import RewardError
-from reward_models.calibration import calibration
-from reward_models.pairs import EncodedPairs, Pair, completions_of, encode_pairs, split
+from reward_models.config import PreferenceConfig
 from reward_models.reward_model import RewardModel
 
+Pair = Mapping[str, Any]
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
 @dataclass
-class PreferenceConfig:
-    """How a reward model learns from pairs."""
+class EncodedPairs:
+    """Pairs as token rows; `margins[i]` is None where the pair has no margin of its own."""
 
-    lr: float = 1e-3
-    """AdamW's peak learning rate, annealed linearly to 0; 1e-5 (large LMs) to 1e-3 (tiny ones)."""
-    batch_size: int = 32
-    """Pairs per gradient step, usually 16 to 64."""
-    epochs: int = 1
-    """Passes over the pairs, usually 1: a second one overfits."""
-    margin: float = 0.0
-    """Least score difference asked of every pair, usually 0 to 1; a column `margin` overrides."""
-    centring: float = 0.0
-    """Weight of (r_chosen + r_rejected)^2, which pins the free offset, usually 0 to 0.01."""
-    weight_decay: float = 0.0
-    """AdamW's weight decay, usually 0 to 0.1."""
-    max_grad_norm: float = 1.0
-    """Clip the gradient's norm, usually 1."""
-    held_out: float = 0.1
-    """Share of the pairs kept for testing when no held-out pairs are given, usually 0.05 to 0.2."""
-    seed: int = 0
-    """Seed of the split, the order of the batches and dropout."""
+    chosen: list[list[int]]
+    rejected: list[list[int]]
+    margins: list[float | None]
 
-    def __post_init__(self) -> None:
-        """Raise RewardError for a number that nobody can mean."""
-        for name in ("batch_size", "epochs"):
-            if getattr(self, name) < 1:
-                raise RewardError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 <= self.held_out < 1:
-            raise RewardError(f"held_out must be from 0 to below 1, not {self.held_out}")
+    def batches(self, batch_size: int, order: random.Random) -> list[list[int]]:
+        """Return row numbers in batches of similar length; batches and ties are in random order."""
+        rows = list(range(len(self.chosen)))
+        order.shuffle(rows)
+        rows.sort(key=lambda i: max(len(self.chosen[i]), len(self.rejected[i])))
+        batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+        order.shuffle(batches)
+        return batches
+
+
+def encode_pairs(model: RewardModel, pairs: Sequence[Pair]) -> EncodedPairs:
+    """Tokenise pairs; RewardError names a pair without prompt, chosen or rejected text."""
+    if not pairs:
+        raise RewardError("no preference pairs; give rows with prompt, chosen, rejected")
+    for row, pair in enumerate(pairs):
+        for column in ("prompt", "chosen", "rejected"):
+            if not isinstance(pair.get(column), str):
+                raise RewardError(
+                    f"preference pair {row} has no text in column {column!r} (its columns: "
+                    f"{', '.join(map(str, pair))}); a pair has prompt, chosen, rejected"
+                )
+    prompts = [pair["prompt"] for pair in pairs]
+    sides = {
+        side: model.encode(
+            prompts,
+            [pair[side] for pair in pairs],
+            [pair.get(f"{side}_finished") is not False for pair in pairs],
+        )
+        for side in ("chosen", "rejected")
+    }
+    return EncodedPairs(**sides, margins=[pair.get("margin") for pair in pairs])
+
+
+def split(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Return (training, held-out) pairs, a random `share` of them held out."""
+    order = random.Random(seed).sample(range(len(pairs)), len(pairs))
+    kept = int(len(pairs) * share)
+    return [pairs[i] for i in order[kept:]], [pairs[i] for i in order[:kept]]
+
+
+def completions_of(pairs: Sequence[Pair]) -> dict[str, list[Any]]:
+    """Return both completions of every pair as columns: prompts, completions, finished."""
+    sides = [(pair, side) for pair in pairs for side in ("chosen", "rejected")]
+    return {
+        "prompts": [pair["prompt"] for pair, _ in sides],
+        "completions": [pair[side] for pair, side in sides],
+        "finished": [pair.get(f"{side}_finished") is not False for pair, side in sides],
+    }
 
 
 def bradley_terry_loss(
@@ -77,14 +107,13 @@ def train(
     reference: Mapping[str, Sequence[Any]] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train a reward model in place on pairs, normalise it, and return (and keep) its report.
+    """Train a reward model in place on pairs, normalise it, and set and return its report.
 
-    A pair has the columns `prompt`, `chosen`, `rejected`, and may have `margin`,
-    `chosen_finished` and `rejected_finished` (False: cut without EOS; default True). `held_out`
-    is split off the pairs if not given. `reference` holds `prompts`, `completions` (and maybe
-    `finished`) to normalise on; by default the held-out pairs' completions, or the training
-    pairs' if there are none. `progress(step, steps, {"loss", "accuracy", "lr"})` is called after
-    every step. Raises RewardError for missing columns, no pairs, or a loss that is not finite.
+    `held_out` is split off the pairs if not given. `reference` holds the samples to normalise on
+    (`prompts`, `completions`, optionally `finished`); by default the held-out pairs' completions,
+    or the training pairs' if none are held out. `progress(step, steps, {"loss", "accuracy", "lr"})`
+    is called after every step. Raises RewardError for missing columns, no pairs, or a loss that is
+    not finite.
     """
     config = config or PreferenceConfig()
     if held_out is None:
@@ -109,7 +138,7 @@ def _fit(
     config: PreferenceConfig,
     progress: Progress | None,
 ) -> None:
-    """One AdamW step per batch: chosen and rejected rows go through the model together."""
+    """Take one AdamW step per batch; chosen and rejected rows share a forward pass."""
     network = model.model
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
@@ -159,6 +188,36 @@ def evaluate(model: RewardModel, pairs: Sequence[Pair]) -> dict[str, Any]:
     }
 
 
+def calibration(differences: Sequence[float], bins: int = 5) -> dict[str, Any]:
+    """Compare the model's confidence in its preferences with its accuracy.
+
+    `differences` are raw r_chosen - r_rejected. The confidence of a pair is sigmoid(|difference|)
+    in [0.5, 1], in `bins` equal bins. Returns `ece`, the expected calibration error
+    sum_b n_b/N |accuracy_b - confidence_b| (Guo et al. 2017, arXiv 1706.04599), and the
+    reliability table `calibration`: low, high, pairs, confidence, accuracy of each bin that is not
+    empty.
+    """
+    filled: dict[int, list[tuple[float, float]]] = {}
+    for difference in differences:
+        confidence = 1 / (1 + math.exp(-abs(difference)))
+        right = 1.0 if difference > 0 else 0.5 if difference == 0 else 0.0
+        filled.setdefault(min(int((confidence - 0.5) * 2 * bins), bins - 1), []).append(
+            (confidence, right)
+        )
+    table = [
+        {
+            "low": 0.5 + b * 0.5 / bins,
+            "high": 0.5 + (b + 1) * 0.5 / bins,
+            "pairs": len(rows),
+            "confidence": sum(c for c, _ in rows) / len(rows),
+            "accuracy": sum(r for _, r in rows) / len(rows),
+        }
+        for b, rows in sorted(filled.items())
+    ]
+    gaps = (row["pairs"] * abs(row["accuracy"] - row["confidence"]) for row in table)
+    return {"ece": sum(gaps) / max(len(differences), 1), "calibration": table}
+
+
 def normalise(
     model: RewardModel,
     prompts: Sequence[str],
@@ -167,7 +226,7 @@ def normalise(
 ) -> dict[str, float]:
     """Set a model's mean and std to those of its raw scores on reference samples; return them.
 
-    The std is the population's; a model that gives every sample the same score keeps 1.
+    The std is the population's; it is 1 if every sample has the same score.
     """
     if not completions:
         raise RewardError("no reference samples to normalise the reward model on")

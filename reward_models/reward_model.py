@@ -1,16 +1,17 @@
 """A scalar reward model: a plain Hugging Face sequence classifier with one label.
 
-It reads prompt + completion, then EOS if the completion ended by itself, and its score is the
-head's output at the last real token, normalised to mean 0 and standard deviation 1 on reference
-samples (Ziegler et al. 2019, arXiv 1909.08593; Stiennon et al. 2020, arXiv 2009.01325).
+Its input is prompt + completion, then EOS if the completion is finished. Its score is the head's
+output at the last token, normalised to mean 0 and standard deviation 1 on reference samples
+(Ziegler et al. 2019, arXiv 1909.08593; Stiennon et al. 2020, arXiv 2009.01325).
+
+Rows are padded on the right, and the last token is found from the row's length, never from
+`ids != pad`: neither the rest of a batch nor a pad token inside a text can change a score.
 """
 
 import copy
 import inspect
 import json
 import math
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
 
 from reward_models import RewardError
-from reward_models.sequences import (
+from reward_models.files import SIDECAR, reward_model_folder, saved_whole
+from reward_models.pretrained import (
     add_padding,
     batches_by_length,
     context_length,
@@ -28,21 +30,18 @@ from reward_models.sequences import (
     open_classifier,
     open_pretrained,
     pad_problem,
-    pad_right,
     quiet,
 )
 
-SIDECAR = "reward_model.json"
-
 
 class RewardModel:
-    """Scores texts by (raw - mean) / std; `report` is what training said of it (JSON values).
+    """Scores texts by (raw - mean) / std.
 
     Args:
         model: a decoder with a one-label `score` head, as AutoModelForSequenceClassification makes.
         tokenizer: its tokenizer, with an EOS and a pad token that are not the same.
         mean, std: of the raw scores of the reference samples.
-        report: anything to keep beside the model: accuracy, calibration, ...
+        report: JSON values to keep beside the model: accuracy, calibration, ...
         batch_size: texts per forward when scoring, usually 32 to 256.
     """
 
@@ -62,23 +61,23 @@ class RewardModel:
             problem = f"{type(model).__name__} has no `score` head with one label"
         if problem:
             raise RewardError(
-                f"no fit reward model: {problem}; RewardModel.from_base makes one from any "
-                "decoder-only language model whose tokenizer has an EOS token"
+                f"not usable as a reward model: {problem}; RewardModel.from_base makes one from "
+                "any decoder-only language model whose tokenizer has an EOS token"
             )
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
         self.mean, self.std, self.report = mean, std, dict(report or {})
-        self.limit = context_length(model, tokenizer)
+        self.limit = context_length(model, tokenizer) or 10**9
         self._positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
 
     @classmethod
     def from_base(
         cls, base: Any, tokenizer: Any = None, *, seed: int = 0, device: Any = None
     ) -> "RewardModel":
-        """Start a reward model from a language model, its head drawn from N(0, 1/(d + 1)).
+        """Make a reward model from a language model, with a head initialised to N(0, 1/(d + 1)).
 
-        `base` is a folder or hub id, a causal LM in memory (its trunk is copied), or a config (a
-        fresh model); the latter two need a `tokenizer`. A missing pad token, or one that is EOS,
-        is mended by adding one.
+        `base` is a folder or hub id, a causal LM in memory (its trunk is copied), or a config (for
+        a randomly initialised model); the latter two need a `tokenizer`. A pad token is added if
+        there is none or it is EOS.
         """
         if tokenizer is None and not isinstance(base, str | Path):
             raise RewardError("a base that is not a folder or hub id needs a tokenizer")
@@ -97,15 +96,16 @@ class RewardModel:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, device: Any = None, batch_size: int = 64
+        cls, name: str | Path, device: Any = None, batch_size: int = 64
     ) -> "RewardModel":
-        """Open what `save_pretrained` wrote; RewardError if the folder is anything else."""
+        """Open the folder that `save_pretrained` wrote, or its run's; RewardError for any other."""
+        folder = reward_model_folder(name) or name
         try:
             stored = json.loads((Path(folder) / SIDECAR).read_text(encoding="utf-8"))
             mean, std = float(stored.pop("mean")), float(stored.pop("std"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RewardError(
-                f"{str(folder)!r} is no trained reward model: cannot read {SIDECAR} in it "
+                f"{str(name)!r} is no trained reward model: cannot read {SIDECAR} in it "
                 f"({type(error).__name__}: {error})"
             ) from error
         if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
@@ -115,33 +115,24 @@ class RewardModel:
         return cls(model.to(device or default_device()), tokenizer, mean, std, stored, batch_size)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a Hugging Face folder with `reward_model.json` beside it, whole or not at all.
+        """Write a Hugging Face folder that also holds `reward_model.json`, atomically.
 
-        An earlier reward model there is replaced; any other folder with content is refused.
+        An earlier reward model there is replaced. Raises RewardError if the folder holds anything
+        else.
         """
-        folder = Path(folder).absolute()
+        folder = Path(folder)
         if folder.exists() and not (folder / SIDECAR).exists() and any(folder.iterdir()):
             raise RewardError(f"{str(folder)!r} holds something else; choose another folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-        try:
-            partial.mkdir()
-            with quiet():
-                self.model.save_pretrained(partial)
-                self.tokenizer.save_pretrained(partial)
-            sidecar = {"mean": self.mean, "std": self.std, **self.report}
-            text = json.dumps(sidecar, indent=1, allow_nan=False) + "\n"
-            (partial / SIDECAR).write_text(text, encoding="utf-8")
-            if folder.exists():
-                folder.rename(partial.with_suffix(".earlier"))
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.rmtree(partial.with_suffix(".earlier"), ignore_errors=True)
+        sidecar = {"mean": self.mean, "std": self.std, **self.report}
+        text = json.dumps(sidecar, indent=1, allow_nan=False) + "\n"
+        with saved_whole(folder) as temporary, quiet():
+            self.model.save_pretrained(temporary)
+            self.tokenizer.save_pretrained(temporary)
+            (temporary / SIDECAR).write_text(text, encoding="utf-8")
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return torch.device(self.model.score.weight.device)
 
     def encode(
@@ -150,9 +141,9 @@ class RewardModel:
         completions: Sequence[str],
         finished: Sequence[bool] | None = None,
     ) -> list[list[int]]:
-        """Return token rows: prompt + completion as one text, then EOS where it ended (default).
+        """Return token rows: prompt + completion as one text, then EOS if finished (the default).
 
-        A row longer than the context loses its beginning, with a note in the log.
+        A row longer than the context is cut on the left, with a warning in the log.
         """
         if not prompts:
             return []
@@ -197,13 +188,13 @@ class RewardModel:
         finished: Sequence[bool] | None = None,
         **columns: Any,
     ) -> list[float]:
-        """Return normalised scores; without `finished`, every completion counts as ended."""
+        """Return normalised scores; without `finished`, every completion counts as finished."""
         raw = self.score_rows(self.encode(prompts, completions, finished))
         return ((raw.double() - self.mean) / self.std).tolist()
 
 
 def _classifier_from(base: Any) -> Any:
-    """A one-label classifier around the trunk of `base`: a name, a config or a causal LM."""
+    """Return a one-label classifier with the trunk of `base`: a name, a config or a causal LM."""
     if isinstance(base, str | Path):
         return open_classifier(base, new_head=True, num_labels=1)
     config = copy.deepcopy(base if isinstance(base, PreTrainedConfig) else base.config)
@@ -216,3 +207,13 @@ def _classifier_from(base: Any) -> Any:
     if not isinstance(base, PreTrainedConfig):
         model.base_model.load_state_dict(base.base_model.state_dict())
     return model
+
+
+def pad_right(
+    rows: Sequence[Sequence[int]], pad: int, device: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids (B, T) padded on the right, and lengths (B,)."""
+    lengths = [len(row) for row in rows]
+    width = max(lengths)
+    ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=device)
+    return ids, torch.tensor(lengths, device=device)

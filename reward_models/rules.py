@@ -1,8 +1,9 @@
-"""Rewards that are rules: each factory below takes its parameters and returns a reward.
+"""Rule-based rewards: each factory below takes parameters and returns a reward.
 
-Rules read the completion alone (the prompt is not the policy's doing); words are counted in
-lower case, without punctuation. Higher is better in every rule, so penalties are at most 0.
-`RULES` names them for the command line; `make_rule` reads their parameters from text.
+Rules score the completion alone, because the policy does not choose the prompt; the gold score of
+film notes also depends on the prompt. Words are counted in lower case, without punctuation. Higher
+is better in every rule, so penalties are at most 0. `RULES` lists the factories by their names on
+the command line, and `make_rule` parses their parameters.
 """
 
 import inspect
@@ -15,6 +16,7 @@ from reward_models import RewardError
 from reward_models.calling import Reward, suggest
 
 Words = tuple[str, ...]
+FILM_NOTES_GOLD = "film-notes-gold"  # the name of the film-notes task's gold score
 
 POSITIVE = frozenset(
     """
@@ -52,12 +54,12 @@ def _at_least_one(number: int, rule: str) -> None:
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a text, in lower case; "don't" is one word, punctuation none."""
+    """Return the words of a text in lower case; "don't" is one word, punctuation is left out."""
     return re.findall(r"\w+(?:['’-]\w+)*", text.lower())
 
 
 def _each(score: Callable[[str], float]) -> Reward:
-    """Lift a function of one completion to a reward."""
+    """Turn a function of one completion into a reward."""
 
     def reward(completions: Sequence[str], **columns: Any) -> list[float]:
         return [score(completion) for completion in completions]
@@ -66,9 +68,12 @@ def _each(score: Callable[[str], float]) -> Reward:
 
 
 def valence(text: str) -> float:
-    """Sum the lexicon's +1 and -1 over a text: a negation up to three words before, in the same
-    clause, turns a word over (times -0.74), an intensifier just before scales it (VADER's rules,
-    Hutto & Gilbert 2014)."""
+    """Return the sum of the words' valences, +1 or -1 by the lexicon (VADER's rules, Hutto &
+    Gilbert 2014).
+
+    A negation in the three words before, in the same clause, multiplies a word's valence by -0.74;
+    an intensifier just before scales it.
+    """
     total = 0.0
     for clause in re.split(r"[.,;:!?]|\bbut\b", text.lower().replace("'", "").replace("’", "")):
         words = words_of(clause)
@@ -82,7 +87,7 @@ def valence(text: str) -> float:
 
 
 def sentiment() -> Reward:
-    """Sentiment by lexicon in (-1, 1): v / sqrt(v^2 + 15) of the summed valence v."""
+    """Sentiment by a word list, in (-1, 1): v / sqrt(v^2 + 15) of the summed valence v."""
     return _each(lambda text: (v := valence(text)) / math.sqrt(v * v + 15.0))
 
 
@@ -93,7 +98,7 @@ def length(target: int = 20) -> Reward:
 
 
 def keyword(words: Words) -> Reward:
-    """The share of the given words that occur, whole and in any case, at least once: 0 to 1."""
+    """Share of the given words that occur at least once, as whole words in any case: 0 to 1."""
     wanted = {word.lower() for word in words}
     if not wanted:
         raise RewardError("rule 'keyword': no words; write keyword:words=good+great")
@@ -101,7 +106,7 @@ def keyword(words: Words) -> Reward:
 
 
 def regex(pattern: str) -> Reward:
-    """1 if a regular expression is found anywhere in the completion, else 0."""
+    """1 if a regular expression matches anywhere in the completion, else 0."""
     try:
         search = re.compile(pattern).search
     except re.error as error:
@@ -110,7 +115,7 @@ def regex(pattern: str) -> Reward:
 
 
 def distinct(n: int = 2) -> Reward:
-    """The share of word n-grams that are distinct, 0 to 1 (Li et al. 2016, arXiv 1510.03055)."""
+    """Share of word n-grams that are distinct, 0 to 1 (Li et al. 2016, arXiv 1510.03055)."""
     _at_least_one(n, "distinct")
     return _each(lambda text: _distinct_share(text, n, without=0.0))
 
@@ -129,7 +134,7 @@ def _distinct_share(text: str, n: int, without: float) -> float:
 
 
 def missing_eos(penalty: float = 1.0) -> Reward:
-    """Minus a penalty for each completion cut at the length limit, 0 for one that ended."""
+    """Minus a penalty for a completion cut at the length limit, 0 for a finished one."""
 
     def reward(
         completions: Sequence[str], finished: Sequence[bool] | None = None, **columns: Any
@@ -146,7 +151,7 @@ def overlength(limit: int, penalty: float = 0.1) -> Reward:
 
 
 def film_notes_gold() -> Reward:
-    """The shipped task's own scorer, which parses film notes; the policy never sees it."""
+    """Gold score of the film-notes task, computed by a parser; policies are not trained on it."""
 
     def reward(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
         from reward_models.film_notes import gold
@@ -165,12 +170,12 @@ RULES: dict[str, Callable[..., Reward]] = {
     "repetition": repetition,
     "missing-eos": missing_eos,
     "overlength": overlength,
-    "film-notes-gold": film_notes_gold,
+    FILM_NOTES_GOLD: film_notes_gold,
 }
 
 
 def make_rule(name: str, parameters: dict[str, str] | None = None) -> Reward:
-    """Build a rule from its name and its parameters as text, e.g. ("length", {"target": "20"}).
+    """Make a rule from its name and its parameters as text, e.g. ("length", {"target": "20"}).
 
     Raises RewardError for an unknown rule or parameter, or a value of the wrong type.
     """
@@ -192,16 +197,16 @@ def make_rule(name: str, parameters: dict[str, str] | None = None) -> Reward:
 
 
 def describe_rules() -> list[str]:
-    """Return a line per rule for a help text: name, parameters with defaults, first sentence."""
+    """Return a line per rule for a help text: name, parameters with defaults, description."""
     lines = []
     for name, factory in RULES.items():
         parts = []
         for key, parameter in inspect.signature(factory).parameters.items():
             default = "..." if parameter.default is parameter.empty else parameter.default
             parts.append(f"{key}={default}")
-        spelt = f"{name}:{','.join(parts)}" if parts else name
+        usage = f"{name}:{','.join(parts)}" if parts else name
         sentence = " ".join((factory.__doc__ or "").split())
-        lines.append(f"{spelt}  {sentence}")
+        lines.append(f"{usage}  {sentence}")
     return lines
 
 

@@ -9,9 +9,9 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
+from reward_models.config import PreferenceConfig
 from reward_models.loading import load_reward
-from reward_models.pairs import split
-from reward_models.preference import PreferenceConfig, learning_curve
+from reward_models.preference import learning_curve, split
 from reward_models.preference import train as fit
 from reward_models.reward_model import RewardModel
 from rlhf_pg import demo as story
