@@ -128,7 +128,10 @@ def _accepted(reward: Reward, name: str, offered: dict[str, Any]) -> dict[str, A
 
 
 def _where(reward: Reward, error: BaseException) -> str:
-    """Return function, file:line and message of an error, at the deepest line of its own file."""
+    """Return function, file:line and message of an error.
+
+    The line is the deepest one in the reward's own file.
+    """
     frames = traceback.extract_tb(error.__traceback__)[1:] or traceback.extract_tb(
         error.__traceback__
     )

@@ -62,6 +62,12 @@ def open_pretrained(
     except Exception as error:  # tokenizers and safetensors raise types of their own
         raise RewardError(_why_not(str(name), wanted, str(error).strip() or repr(error))) from error
     if not is_model:
+        if (
+            hasattr(opened, "get_vocab")
+            and not opened.get_vocab().keys() - opened.get_added_vocab()
+        ):
+            # transformers makes such a tokenizer of some models' folders without tokenizer files.
+            raise RewardError(_why_not(str(name), wanted, "its tokenizer has no vocabulary"))
         return opened
     model, info = opened
     check_weights(info, name, new_head)

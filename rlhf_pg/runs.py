@@ -45,7 +45,7 @@ METRICS: dict[str, str] = {
     "distinct_1": "share of distinct words, over all completions together",
     "distinct_2": "the same for pairs of words",
     "repetition": "mean share of a completion's 4-grams that occurred before in it",
-    "win_rate/NAME": "share of completions that score higher than the base model's; ties count half",
+    "win_rate/NAME": "share of completions that score higher than the base's; ties count half",
     "kl_bound": "log n - (n-1)/n: the KL of best-of-n without ties",
     "loss": "next-token cross-entropy, nats per token",
     "held_out_loss": "the same on held-out text",
@@ -62,7 +62,7 @@ METRICS: dict[str, str] = {
     "clip_fraction": "share of actions whose ratio left the clip range",
     "grad_norm": "norm of the gradient before clipping",
     "advantage_std": "standard deviation of the advantages",
-    "explained_variance": "1 - Var(target - V) / Var(target): 1 is a perfect critic; below 0 it adds variance",
+    "explained_variance": "1 - Var(target - V) / Var(target): 1 is perfect; below 0 V adds variance",
     "learning_rate": "Adam's learning rate in this update",
     "gradient_steps": "optimiser steps in this update",
     # control: score and length are those of the episodes that ended in the iteration

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from reward_models import RewardError
-from reward_models.calling import call_reward, check_scores
+from reward_models.calling import NonFiniteScoreError, call_reward, call_with_parts, check_scores
+from reward_models.combine import WeightedSum
 
 TEXTS = {"prompts": ["p", "q"], "completions": [" a good film", " b"]}
 
@@ -44,6 +45,41 @@ def test_a_wrong_answer_is_named(scores, says):
         check_scores(scores, 2, "mine", TEXTS["completions"])
     assert "'mine'" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), torch.tensor(float("nan"))])
+def test_a_score_that_is_not_finite_is_both_kinds_of_error(score):
+    for kind in (RewardError, FloatingPointError, NonFiniteScoreError):
+        with pytest.raises(kind):
+            check_scores([score], 1, "r")
+    with pytest.raises(RewardError) as error:
+        check_scores(["x"], 1, "r")
+    assert not isinstance(error.value, FloatingPointError)
+
+
+def test_parts_of_a_composed_reward_come_with_its_scores():
+    members = {"a": lambda completions: [1, 2], "b": lambda completions: [None, 3]}
+    expected = ([1, 5], {"a": [1, 2], "b": [None, 3]})
+    assert call_with_parts(WeightedSum(members), "sum", **TEXTS) == expected
+    assert call_with_parts(members["a"], "a", **TEXTS) == ([1, 2], {})
+
+
+def test_a_sum_that_overflows_is_an_error():
+    huge = WeightedSum({"a": lambda completions: [1e308, 0]}, {"a": 10.0})
+    with pytest.raises(NonFiniteScoreError, match="reward 'sum' gave inf to row 0"):
+        call_with_parts(huge, "sum", **TEXTS)
+
+
+def test_columns_may_have_any_name():
+    seen = {}
+
+    def reward(completions, name, reward):
+        seen.update(name=name, reward=reward)
+        return [0, 0]
+
+    columns = {"name": ["x", "y"], "reward": [1, 2]}
+    WeightedSum({"mine": reward}).with_parts(**TEXTS, **columns)
+    assert seen == columns
 
 
 def test_functions_get_only_what_they_accept():
@@ -90,6 +126,16 @@ def test_an_exception_becomes_one_line_with_its_place():
         call_reward(reward, "mine", **TEXTS)
     assert str(error.value).startswith("reward 'mine' failed: reward at ")
     assert isinstance(error.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize(("kind", "becomes"), [(SystemExit, RewardError),
+                                               (KeyboardInterrupt, KeyboardInterrupt)])  # fmt: skip
+def test_a_reward_cannot_end_the_program_but_a_person_can(kind, becomes):
+    def reward(completions):
+        raise kind(3)
+
+    with pytest.raises(becomes):
+        call_reward(reward, "mine", **TEXTS)
 
 
 def test_an_exception_below_the_users_file_still_names_the_users_line():

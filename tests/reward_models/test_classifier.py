@@ -106,7 +106,7 @@ def test_without_a_pad_token_texts_are_scored_one_by_one(tmp_path):
 
 def test_what_is_no_classifier_is_named(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RewardError, match="empty' holds no Tokenizer that can be read"):
+    with pytest.raises(RewardError, match="empty is a folder but no tokenizer: "):
         Classifier(str(tmp_path / "empty"), "positive")
     with pytest.raises(RewardError, match="no such folder"):
         Classifier(str(tmp_path / "missing"), "positive")
@@ -122,6 +122,8 @@ def test_a_hub_name_without_a_network_is_one_clear_line(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.constants, "is_offline_mode", lambda: False)
     monkeypatch.setattr(huggingface_hub, "get_session", no_network)
-    with pytest.raises(RewardError, match="'someone/model' is no folder.*cannot be reached") as e:
+    with pytest.raises(
+        RewardError, match="'someone/model' is no file or folder.*cannot be reached"
+    ) as e:
         Classifier("someone/model#positive")
     assert "\n" not in str(e.value)

@@ -109,6 +109,9 @@ def test_a_file_that_cannot_be_imported_names_the_line(tmp_path):
     (tmp_path / "syntax.py").write_text("def f(:\n")
     with pytest.raises(RewardError, match="SyntaxError"):
         load_reward(f"{tmp_path / 'syntax.py'}:f")
+    (tmp_path / "exits.py").write_text("raise SystemExit(3)\n")
+    with pytest.raises(RewardError, match="exits.py': SystemExit at line 1: 3"):
+        load_reward(f"{tmp_path / 'exits.py'}:f")
 
 
 def test_a_function_in_a_module_beside_the_user(mine, monkeypatch):
@@ -178,6 +181,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
     code = (
         "import sys, reward_models, reward_models.rules, reward_models.loading as l\n"
         "l.load_reward('0.5*length + worst(sentiment, distinct)')\n"
+        "import reward_models.config, reward_models.files, reward_models.pretrained\n"
         "heavy = {'torch', 'transformers', 'numpy', 'rlhf_pg'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

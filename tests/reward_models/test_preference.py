@@ -1,4 +1,4 @@
-"""The Bradley-Terry loss by hand, and that it learns what it should."""
+"""The Bradley-Terry loss and calibration by hand, and that training learns what it should."""
 
 import math
 import statistics
@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from reward_models import RewardError
+from reward_models.config import PreferenceConfig
 from reward_models.preference import (
-    PreferenceConfig,
     bradley_terry_loss,
+    calibration,
     evaluate,
     learning_curve,
     normalise,
@@ -182,8 +183,44 @@ def test_bad_pairs_are_named(rows, says):
         train(fresh(), rows, [])
 
 
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"held_out": 1.0}, "held_out must be at least 0 and below 1"),
+    ],
+)
+def test_options_out_of_range_are_refused(option, says):
+    with pytest.raises(RewardError, match=says):
+        PreferenceConfig(**option)
+
+
 def test_a_loss_that_is_not_finite_is_an_error():
     model = fresh()
     model.model.score.weight.data.fill_(float("nan"))
     with pytest.raises(RewardError, match="loss nan.* at step 1 of 1"):
         train(model, pairs(times=1)[:4], [])
+
+
+def test_reliability_table_and_error_by_hand():
+    sure = math.log(0.9 / 0.1)  # stated 90 %
+    unsure = math.log(0.55 / 0.45)  # stated 55 %
+    result = calibration([sure, sure, sure, -sure, unsure, -unsure])
+    low, high = result["calibration"]
+    assert (low["pairs"], high["pairs"]) == (2, 4)
+    assert (low["low"], low["high"]) == (0.5, pytest.approx(0.6))
+    assert (low["confidence"], low["accuracy"]) == (pytest.approx(0.55), 0.5)
+    assert (high["confidence"], high["accuracy"]) == (pytest.approx(0.9), 0.75)
+    assert result["ece"] == pytest.approx((2 * 0.05 + 4 * 0.15) / 6)
+
+
+def test_no_difference_is_half_right_and_perfectly_calibrated():
+    result = calibration([0.0, 0.0])
+    assert result["ece"] == 0
+    assert result["calibration"][0]["accuracy"] == 0.5
+
+
+def test_certainty_of_1_falls_in_the_last_bin_and_none_in_no_bin():
+    assert calibration([1000.0])["calibration"][0]["high"] == 1.0
+    assert calibration([]) == {"ece": 0.0, "calibration": []}

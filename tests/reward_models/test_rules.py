@@ -6,7 +6,7 @@ import pytest
 
 from reward_models import RewardError
 from reward_models.calling import call_reward
-from reward_models.rules import RULES, describe_rules, make_rule, valence
+from reward_models.rules import FILM_NOTES_GOLD, RULES, describe_rules, make_rule, valence
 
 
 def score(name: str, *completions: str, finished=None, **parameters: str) -> list:
@@ -75,7 +75,7 @@ def test_film_notes_gold_is_the_gold_scorer():
 
     columns = {"prompts": ["a western : how is the plot ?"] * 2, "finished": [True, False]}
     columns["completions"] = [" the plot is great .", " plot plot"]
-    assert call_reward(make_rule("film-notes-gold"), "gold", **columns) == gold(**columns)
+    assert call_reward(make_rule(FILM_NOTES_GOLD), "gold", **columns) == gold(**columns)
 
 
 @pytest.mark.parametrize(

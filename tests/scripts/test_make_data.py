@@ -9,9 +9,8 @@ from statistics import mean, stdev
 
 import pytest
 
-from reward_models.film_notes import VOCABULARY, breakdown, gold_score, parse
+from reward_models.film_notes import VOCABULARY, breakdown, genre_and_aspect, gold_score, parse
 from reward_models.film_notes_lexicon import GENRES, NOUNS
-from reward_models.film_notes_parser import asked
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "data" / "film_notes"
@@ -60,7 +59,7 @@ def test_another_seed_gives_other_data_of_the_same_size(tmp_path: Path) -> None:
 
 
 def test_train_and_test_share_no_combination_of_genre_and_aspect() -> None:
-    train, test = ({asked(prompt) for prompt in prompts(split)} for split in SPLITS)
+    train, test = ({genre_and_aspect(prompt) for prompt in prompts(split)} for split in SPLITS)
     assert train.isdisjoint(test)
     assert train | test == {(genre, noun) for genre in GENRES for noun in NOUNS}
     assert prompts("train").isdisjoint(prompts("test"))
