@@ -4,11 +4,11 @@ import json
 from typing import Any
 
 import torch
-from reward_models.config import PreferenceConfig
-from reward_models.files import saved_text
 from rich.table import Table
 from rich.text import Text
 
+from reward_models.config import PreferenceConfig
+from reward_models.files import saved_text
 from reward_models.loading import load_reward
 from reward_models.preference import learning_curve, split
 from reward_models.preference import train as train_reward_model

@@ -62,7 +62,7 @@ METRICS: dict[str, str] = {
     "clip_fraction": "share of actions whose ratio left the clip range",
     "grad_norm": "norm of the gradient before clipping",
     "advantage_std": "standard deviation of the advantages",
-    "explained_variance": "1 - Var(target - V) / Var(target): 1 is perfect; below 0 V adds variance",
+    "explained_variance": "1 - Var(target - V) / Var(target): 1 is perfect, below 0 V is harmful",
     "learning_rate": "Adam's learning rate in this update",
     "gradient_steps": "optimiser steps in this update",
     # control: score and length are those of the episodes that ended in the iteration

@@ -12,14 +12,14 @@ import statistics
 from pathlib import Path
 
 import torch
+from rlhf_pg.language.evaluation import evaluate
+from rlhf_pg.language.settings import preset
+from rlhf_pg.language.training import train
 
 from reward_models.loading import load_reward
 from rlhf_pg.core.algorithms import ALGORITHMS
 from rlhf_pg.language import data, models
-from rlhf_pg.language.evaluation import evaluate
 from rlhf_pg.language.policy import LanguagePolicy
-from rlhf_pg.language.settings import preset
-from rlhf_pg.language.training import train
 from rlhf_pg.runs import read_jsonl
 
 COLUMNS = ("score", "gold", "kl", "entropy", "seconds")

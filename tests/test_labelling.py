@@ -17,11 +17,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rlhf_pg.labelling import KEYS, Judgements, Pair, judge
+from rlhf_pg.language.pairing import LabelConfig, draw_pairs
 
 from rlhf_pg.cli import main
-from rlhf_pg.labelling import KEYS, Judgements, Pair, judge
 from rlhf_pg.language import data, models
-from rlhf_pg.language.pairing import LabelConfig, draw_pairs
 
 PAIRS = [
     Pair("the film", f" is good {i} .", f" is dull {i} .", True, i % 2 == 0, 1.0, 0.0)

@@ -4,21 +4,21 @@ import sys
 
 import pytest
 import torch
+from rlhf_pg.language.actors import policy_and_reference
+from rlhf_pg.language.adapters import merged, with_lora
+from rlhf_pg.language.settings import TrainConfig, check
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
 from rlhf_pg.core.algorithms import algorithm
 from rlhf_pg.core.learner import Learner
 from rlhf_pg.language import models
-from rlhf_pg.language.actors import policy_and_reference
-from rlhf_pg.language.adapters import merged, with_lora
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import (
     exact_kl,
     language_rollout,
     reference_logprobs,
 )
-from rlhf_pg.language.settings import TrainConfig, check
 
 from .conftest import PROMPTS, draw, tiny_lm
 

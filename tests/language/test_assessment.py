@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 import yaml
-
-from rlhf_pg.cli import main
-from rlhf_pg.language import models
 from rlhf_pg.language.assessment import EvaluateConfig, assess, with_run_options
 from rlhf_pg.language.bench import spread
 from rlhf_pg.language.evaluation import distinct, evaluate, repetition
+
+from rlhf_pg.cli import main
+from rlhf_pg.language import models
 from rlhf_pg.language.policy import LanguagePolicy
 
 from .conftest import PROMPTS, tiny_lm

@@ -5,9 +5,8 @@ from itertools import combinations, product
 
 import pytest
 import torch
-from torch.testing import assert_close
-
 from rlhf_pg.language.best_of_n import best_of_n, best_of_n_kl, kl_bound, pool_kl
+from torch.testing import assert_close
 
 POOL = torch.tensor([[0.5, -1.0, 2.0, 0.5, 0.0], [1.0, 1.0, 1.0, 3.0, 3.0]])
 GOLD = torch.tensor([[7.0, 1.0, -2.0, 3.0, 0.5], [0.0, 1.0, 2.0, 3.0, 9.0]])

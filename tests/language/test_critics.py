@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from rlhf_pg.language.critics import critic_from
 from torch.testing import assert_close
 from transformers import AutoModel, AutoModelForCausalLM
 
@@ -12,7 +13,6 @@ from rlhf_pg.cli import main
 from rlhf_pg.core.algorithms import algorithm
 from rlhf_pg.core.learner import Learner
 from rlhf_pg.language import models
-from rlhf_pg.language.critics import critic_from
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import language_rollout, reference_logprobs, unscored
 

@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from rlhf_pg.language.datasheet import bins
 
 from rlhf_pg.cli import main
-from rlhf_pg.language.datasheet import bins
 
 
 def shown(path, capsys, *options):

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from rlhf_pg.language.evaluation import distinct, evaluate
+
 from rlhf_pg.language.policy import LanguagePolicy
 
 from .conftest import PROMPTS, alone, draw, tiny_lm

@@ -5,8 +5,6 @@ import math
 
 import pytest
 import torch
-
-from rlhf_pg.language import models
 from rlhf_pg.language.finetuning import (
     FinetuneConfig,
     corpus_loss,
@@ -16,6 +14,8 @@ from rlhf_pg.language.finetuning import (
     next_token_loss,
     read_corpus,
 )
+
+from rlhf_pg.language import models
 from rlhf_pg.runs import METRICS, read_jsonl
 
 from .conftest import TEXTS, tiny_lm

@@ -6,12 +6,12 @@ import xml.etree.ElementTree as xml
 
 import pytest
 import torch
+from rlhf_pg.language.overoptimisation import Law, fit
 from torch.testing import assert_close
 
 from rlhf_pg.cli import main
 from rlhf_pg.language import models
 from rlhf_pg.language.enumeration import enumerable, every_completion, optima
-from rlhf_pg.language.overoptimisation import Law, fit
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import reference_logprobs
 

@@ -4,14 +4,14 @@ import json
 
 import pytest
 import torch
+from rlhf_pg.language.answers import Task
+from rlhf_pg.language.settings import TrainConfig, preset
+from rlhf_pg.language.training import train
 
 from rlhf_pg.core.algorithms import LearnerConfig
 from rlhf_pg.core.returns import gae
 from rlhf_pg.language import models, tokens
-from rlhf_pg.language.answers import Task
 from rlhf_pg.language.policy import LanguagePolicy
-from rlhf_pg.language.settings import TrainConfig, preset
-from rlhf_pg.language.training import train
 from rlhf_pg.runs import EPISODE, TOKEN, read_jsonl
 
 from .conftest import PROMPTS, TEXTS, alone, tiny_lm, with_values

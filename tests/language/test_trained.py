@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 import yaml
-
 from rlhf_pg.language.settings import preset
 from rlhf_pg.language.trained import open_trained
 from rlhf_pg.language.training import train
+
 from rlhf_pg.runs import read_jsonl
 
 from .conftest import PROMPTS

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 import yaml
-
-from rlhf_pg.core.algorithms import ALGORITHMS
-from rlhf_pg.language import models
 from rlhf_pg.language.prompts import check_prompt_lengths, prompt_batches
 from rlhf_pg.language.settings import TrainConfig, preset
 from rlhf_pg.language.training import Loop, train
+
+from rlhf_pg.core.algorithms import ALGORITHMS
+from rlhf_pg.language import models
 from rlhf_pg.runs import METRICS, read_jsonl
 
 from .conftest import PROMPTS, tiny_lm

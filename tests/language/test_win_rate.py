@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from rlhf_pg.language.win_rate import wilson, win_rate
 
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-
-from rlhf_pg.language import models
 from rlhf_pg.language.settings import preset
 from rlhf_pg.language.training import train
+
+from rlhf_pg.language import models
 from rlhf_pg.runs import EPISODE, TOKEN, read_jsonl
 from rlhf_pg.study import credit, inspection, tasks
 from rlhf_pg.study.agreement import agreement

@@ -4,10 +4,10 @@ import json
 import math
 
 import pytest
-
-from rlhf_pg.language import models
 from rlhf_pg.language.settings import preset
 from rlhf_pg.language.training import train
+
+from rlhf_pg.language import models
 from rlhf_pg.progress import console
 from rlhf_pg.runs import read_jsonl
 from rlhf_pg.study import tasks

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rlhf_pg.language.settings import preset
+from rlhf_pg.language.training import train
 
 from rlhf_pg.core.algorithms import LearnerConfig
 from rlhf_pg.language import models
-from rlhf_pg.language.settings import preset
-from rlhf_pg.language.training import train
 from rlhf_pg.study.estimators.laboratory import laboratory
 from rlhf_pg.study.estimators.measure import estimate
 from rlhf_pg.study.estimators.methods import Method, methods

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rlhf_pg.language.answers import Task
+from rlhf_pg.language.settings import TrainConfig
 
 from rlhf_pg.core.algorithms import LearnerConfig
-from rlhf_pg.language.answers import Task
 from rlhf_pg.language.enumeration import every_completion
-from rlhf_pg.language.settings import TrainConfig
 from rlhf_pg.study import tasks
 from rlhf_pg.study.truth import by_continuation, by_enumeration
 
