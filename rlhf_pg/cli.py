@@ -60,6 +60,20 @@ COMMANDS: dict[str, Command] = {
         preset=f"{LANGUAGE}.config:preset",
         preset_from=("algorithm",),
     ),
+    "resume": Command(
+        "continue an interrupted run from its newest checkpoint",
+        "rlhf_pg.resume:ResumeConfig",
+        "rlhf_pg.resume:resume",
+        positional="run",
+        positional_help="Folder of the run.",
+    ),
+    "verify": Command(
+        "repeat a run's last interval between checkpoints, and compare it bit for bit",
+        "rlhf_pg.resume:VerifyConfig",
+        "rlhf_pg.resume:verify",
+        positional="run",
+        positional_help="Folder of the run.",
+    ),
     "sample": Command(
         "print completions of a model, with their scores",
         f"{LANGUAGE}.config:SampleConfig",
@@ -186,10 +200,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         line = " ".join(str(error).split()) or type(error).__name__
         print(f"rlhf-pg: {line}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         if debug:
             raise
-        print("\nrlhf-pg: stopped; the run folder keeps what was written so far", file=sys.stderr)
+        text = str(stopped) or "stopped; the run folder keeps what was written so far"
+        print(f"\nrlhf-pg: {text}", file=sys.stderr)
         return 130
 
 

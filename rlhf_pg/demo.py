@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reward_models.config import PreferenceConfig
 from rich.table import Table
 from rich.text import Text
 
+from reward_models.config import PreferenceConfig
 from reward_models.loading import load_reward
 from reward_models.reward_model import RewardModel
 from reward_models.rules import FILM_NOTES_GOLD
@@ -64,7 +64,7 @@ def demo(config: DemoConfig) -> Path:
 
     console.rule("[bold]4 · PPO maximises the reward model, with and without the KL penalty")
     for name, coefficient in (("with-kl", config.kl_coef), ("without-kl", 0.0)):
-        train(_ppo_config(config, base, run.path / name, coefficient), reward, gold)
+        train(_ppo_config(config, base, run.path / name, coefficient))
 
     console.rule("[bold]5 · results")
     table, samples = compare(run.path, base, reward, gold, config)

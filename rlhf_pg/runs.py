@@ -5,6 +5,9 @@ runs/NAME/
   metrics.jsonl   one line per iteration, keys as in METRICS
   samples.jsonl   completions over time, append-only
   tokens.jsonl    completions of fixed prompts over time, token by token, keys as in EPISODE
+  initial/        the model it started from (hard links); reference/ if that is another model
+  checkpoints/    the last two states, to resume from (rlhf_pg/checkpoint.py)
+  best/           the policy of the best objective so far, a mean over samples_every iterations
   policy/         the trained model; written at the end, whole or not at all
   evaluation.json result of `rlhf-pg evaluate`
   credit.jsonl    completions of the trained policy with each token's true advantage
@@ -16,13 +19,19 @@ runs/NAME/
 """
 
 import json
+import os
+import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from reward_models.files import saved_whole
+from rlhf_pg.progress import console
 
 METRICS: dict[str, str] = {
     "iteration": "number of rollouts learned from",
@@ -118,29 +127,80 @@ TOKEN: dict[str, str] = {
 
 
 class Run:
-    """One run's folder, open for writing."""
+    """One run's folder, open for writing. Only one process can have it open."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.started = time.monotonic()
+    def __init__(self, path: Path, lock: Any = None, seconds: float = 0.0) -> None:
+        self.path, self.lock = path, lock
+        self.started = time.monotonic() - seconds  # `seconds` were spent before a resume
 
     @classmethod
     def create(cls, output: str | Path | None, name: str, config: Any) -> "Run":
         """Make the folder: `output`, or the first free of runs/NAME, runs/NAME-2, ...
 
-        Raises ValueError if `output` is not empty: no run overwrites another.
+        Raises ValueError if `output` is not empty, or another process is writing to it: no run
+        overwrites another.
         """
         if output is not None:
             path = Path(output)
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                raise ValueError(f"{path} already holds something; choose another --output")
+            if path.exists() and not path.is_dir():
+                raise ValueError(f"{path} is a file; choose another --output")
             path.mkdir(parents=True, exist_ok=True)
         else:
             path = _first_free(Path("runs"), name)
+        lock = _lock(path)
+        if not _is_free(path):
+            raise ValueError(f"{path} already holds something; choose another --output")
         values = asdict(config) if is_dataclass(config) else dict(config)  # type: ignore[arg-type]
         values.pop("output", None)  # repeating a run makes a new folder
         (path / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-        return cls(path)
+        return cls(path, lock)
+
+    @classmethod
+    def resume(cls, path: Path, state: Mapping[str, Any]) -> "Run":
+        """Open a folder as it was when `state_dict` was called: later lines are cut off.
+
+        Raises ValueError if another process is writing to it.
+        """
+        lock = _lock(path)
+        for file in path.glob("*.jsonl"):
+            if (length := state["bytes"].get(file.name, 0)) < file.stat().st_size:
+                os.truncate(file, length)
+        return cls(path, lock, state["seconds"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The time spent so far and the lengths of the jsonl files, which are synced to disk."""
+        lengths = {}
+        for file in self.path.glob("*.jsonl"):
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
+            lengths[file.name] = file.stat().st_size
+        return {"seconds": time.monotonic() - self.started, "bytes": lengths}
+
+    def keep_model(self, name: str, source: Path) -> None:
+        """Keep a model that the run started from as the folder `name`.
+
+        Files are hard links where possible: they cost no space, and stay when the source is
+        replaced or removed.
+        """
+        with saved_whole(self.path / name) as folder:
+            for file in source.iterdir():
+                if not file.is_file():
+                    continue
+                try:
+                    os.link(file.resolve(), folder / file.name)
+                except OSError:  # another file system
+                    shutil.copyfile(file, folder / file.name)
+
+    @contextmanager
+    def saved(self, name: str) -> Iterator[Path]:
+        """Write the folder `name` of the run, whole or not at all (files.saved_whole).
+
+        Raises FileNotFoundError if the run's folder was removed meanwhile.
+        """
+        if not (self.path / "config.yaml").is_file():
+            raise FileNotFoundError(f"the run's folder {self.path} was removed while it ran")
+        with saved_whole(self.path / name) as folder:
+            yield folder
 
     def log(self, iteration: int, metrics: Mapping[str, float]) -> dict[str, float]:
         """Append a line to metrics.jsonl and return it."""
@@ -161,6 +221,51 @@ class Run:
         with open(self.path / name, "a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def discarded_if_empty(run: Run | None) -> Iterator[None]:
+    """Remove the run's folder if the block fails before anything was logged.
+
+    What a failed command leaves behind would otherwise block the corrected one.
+    """
+    try:
+        yield
+    except BaseException:
+        if run is not None and not (run.path / "metrics.jsonl").exists():
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
+
+
+LOCK = ".lock"  # held by the process that writes to the folder
+
+
+def _lock(path: Path) -> Any:
+    """Lock a run's folder for this process; the lock ends with the process, however it ends.
+
+    Raises ValueError if another process holds it. Does nothing where there is no flock (Windows).
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    file = open(path / LOCK, "w")  # noqa: SIM115 (open as long as the run is)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise ValueError(
+            f"another process is writing to {path}; choose another --output"
+        ) from error
+    return file
+
+
+def _is_free(path: Path) -> bool:
+    """Whether a folder is empty, or left by a run that was killed before its first iteration."""
+    left = {entry.name for entry in path.iterdir()} - {LOCK}
+    return left <= {"config.yaml", "initial", "reference"} and not (
+        left and "config.yaml" not in left
+    )
 
 
 def _first_free(parent: Path, name: str) -> Path:
@@ -185,6 +290,23 @@ def options_of(folder: str | Path) -> dict[str, Any]:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a jsonl file."""
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.strip()]
+    """The rows of a jsonl file, without a last line that a killed process left incomplete.
+
+    Raises ValueError, naming the line, for any other line that is no JSON object.
+    """
+    rows = []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("no JSON object")
+        except ValueError as error:
+            if number == len(lines):  # nothing ends it: the write was cut off
+                console.print(f"warning: {path}: incomplete last line left out", markup=False)
+                break
+            raise ValueError(f"{path}, line {number}: {error}") from error
+        rows.append(row)
+    return rows

@@ -110,13 +110,14 @@ def _trained(
     options = replace(
         settings.preset(config.algorithm),
         **same,
+        gold=config.gold,
         seed=config.seed,
         kl_coef=kl_coef,
         output=folder,
     )
     if config.lr is not None:
         options.learner.lr = config.lr
-    train(options, rewards["score"], rewards.get("gold"))
+    train(options)
     policy = open_bench(_measuring(config, folder), rewards)[1]
     title = f"kl {kl_coef:g}"
     means = bench.measure(policy, config.samples_per_prompt, config.seed, title)[0]

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,9 @@ from torch import Tensor
 from reward_models.loading import load_reward
 from reward_models.rules import FILM_NOTES_GOLD
 from rlhf_pg.core.advantages import estimate_advantages
-from rlhf_pg.core.algorithms import LearnerConfig
 from rlhf_pg.core.rollout import Rollout
 from rlhf_pg.language import data, models
-from rlhf_pg.language.config import FILM_NOTES, TrainConfig
+from rlhf_pg.language.config import FILM_NOTES, TrainConfig, train_config, with_kept_models
 from rlhf_pg.language.policy import LanguagePolicy, Reference, policy_from_folder
 from rlhf_pg.language.rollout import (
     Reward,
@@ -216,14 +215,14 @@ def open_run(name: str, **overrides: Any) -> LoadedRun:
         raise ValueError(
             f"{name} is no run of `rlhf-pg train`, so its reward is not known: give --reward"
         )
-    config = train_config(path) if path else TrainConfig(model=name)
+    config = with_kept_models(train_config(path), path) if path else TrainConfig(model=name)
     return LoadedRun(name, path or Path(name), replace(config, **given))
 
 
 def open_model(name: str) -> LoadedRun:
     """As `open_run`, also for a model that belongs to no run: it has no reward of its own."""
     path = run_folder(name)
-    config = train_config(path) if path else TrainConfig(model=name)
+    config = with_kept_models(train_config(path), path) if path else TrainConfig(model=name)
     return LoadedRun(name, path or Path(name), config)
 
 
@@ -232,17 +231,3 @@ def run_folder(name: str) -> Path | None:
     here = Path(name)
     keys = {"algorithm", "rows"}
     return next((p for p in (here, *here.parents[:2]) if keys <= set(options_of(p))), None)
-
-
-def train_config(path: Path) -> TrainConfig:
-    """The options of a run, from its config.yaml; raises ValueError for unknown ones."""
-    options = dict(options_of(path))
-    learner = options.pop("learner", {})
-    for given, known in ((options, TrainConfig), (learner, LearnerConfig)):
-        strange = set(given) - {field.name for field in fields(known)}
-        if strange:
-            raise ValueError(
-                f"{path / 'config.yaml'} has options unknown to this version: "
-                f"{', '.join(sorted(strange))}"
-            )
-    return TrainConfig(**options, learner=LearnerConfig(**learner))

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+import huggingface_hub
 import torch
 import transformers
-from reward_models.pretrained import open_pretrained, quiet
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoModel,
@@ -16,6 +16,10 @@ from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerFast,
 )
+
+from reward_models.pretrained import open_pretrained, quiet
+from rlhf_pg.checkpoint import checkpoint_folders
+from rlhf_pg.progress import console
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 
@@ -118,9 +122,32 @@ def load_trunk(folder: Path) -> Any:
 
 
 def model_folder(name: str) -> str:
-    """`name`, or the policy folder inside it if it is a run."""
-    path = Path(name)
-    return str(path / "policy") if (path / "policy" / "config.json").is_file() else name
+    """`name`, or if it is a run the folder of its policy: of an unfinished run, the newest
+    checkpoint's. Raises ValueError for a run without either."""
+    run = Path(name)
+    if (run / "policy" / "config.json").is_file():
+        return str(run / "policy")
+    policies = [folder / "policy" for folder in checkpoint_folders(run)]
+    for policy in policies:
+        if (policy / "config.json").is_file():
+            console.print(
+                f"{name} is unfinished: using iteration {int(policy.parent.name)}", markup=False
+            )
+            return str(policy)
+    if (run / "config.yaml").is_file() and not (run / "config.json").is_file():
+        raise ValueError(f"{name} is unfinished, and has no checkpoint yet")
+    return name
+
+
+def local_folder(name: str) -> Path:
+    """The folder on this machine that `load(name)` read: a hub name's is in the local cache."""
+    folder = Path(model_folder(name))
+    if folder.is_dir():
+        return folder
+    found = huggingface_hub.try_to_load_from_cache(name, "config.json")
+    if not isinstance(found, str):
+        raise ValueError(f"{name} is not in the local cache of the Hugging Face hub any more")
+    return Path(found).parent
 
 
 def prepare_padding(tokenizer: Any) -> None:

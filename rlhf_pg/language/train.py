@@ -1,25 +1,45 @@
 """The RLHF loop: sample, score, make a rollout, learn, log."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
-from reward_models.files import saved_whole
+from reward_models.calling import reward_name
 from reward_models.loading import load_reward
 from reward_models.rules import FILM_NOTES_GOLD
+from rlhf_pg.checkpoint import (
+    Checkpoints,
+    Interrupts,
+    Stopped,
+    fingerprint,
+    newest,
+    random_state,
+    set_random_state,
+    versions,
+    warn_of_other_versions,
+)
 from rlhf_pg.core import kl
 from rlhf_pg.core.learner import Learner
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.core.rollout import Rollout
 from rlhf_pg.language import data, models, token_records
-from rlhf_pg.language.config import FILM_NOTES, TrainConfig, check
+from rlhf_pg.language.config import (
+    FILM_NOTES,
+    TrainConfig,
+    check,
+    train_config,
+    with_kept_models,
+)
 from rlhf_pg.language.policy import make_policy_and_reference, merged
 from rlhf_pg.language.rollout import (
     Scores,
@@ -31,67 +51,109 @@ from rlhf_pg.language.rollout import (
     score,
 )
 from rlhf_pg.language.sampling import Completions, sample
-from rlhf_pg.progress import Progress, console
-from rlhf_pg.runs import Run
+from rlhf_pg.progress import Progress, command, console
+from rlhf_pg.runs import Run, discarded_if_empty
 
 EXACT_KL_VOCABULARY = 10_000  # a larger vocabulary makes the logged exact KL too slow
 Spec = str | Callable[..., Any]  # a reward as a config spells it, or a Python callable
 
 
-def train(config: TrainConfig, reward: Spec | None = None, gold: Spec | None = None) -> Run | None:
+def train(
+    config: TrainConfig,
+    reward: Spec | None = None,
+    gold: Spec | None = None,
+    resume: Path | None = None,
+    until: int | None = None,
+) -> Run | None:
     """Fine-tune a policy toward a reward; returns the finished run on the main process, else None.
 
-    `reward` and `gold` replace the config's: a Python callable or a spelling. Raises ValueError
-    for bad options, models, data or rewards, before the run folder is made.
+    `reward` and `gold` replace the config's: a Python callable or a spelling. `resume` is the
+    folder of an interrupted run of this config, continued from its newest checkpoint, `until` the
+    iteration after which to stop with a checkpoint. Raises ValueError for bad options, models, data
+    or rewards, before the run folder is made, and `Stopped` after SIGINT or SIGTERM, when a
+    checkpoint has been written.
     """
-    trainer = Trainer(config, reward, gold)
-    run = None
-    if (
-        trainer.accelerator.is_main_process
-    ):  # the other processes sample and learn, and write nothing
-        run = Run.create(config.output, config.algorithm, config)
-        console.print(f"{config.algorithm} toward {config.reward} → {run.path}", markup=False)
-    with Progress(config.iterations, config.algorithm, shown=run is not None) as progress:
-        for iteration in range(1, config.iterations + 1):
+    trainer = Trainer(config, reward, gold, resume)
+    run, done = trainer.open_run(resume)  # no run in other processes than the first
+    checkpoints = Checkpoints(run.path, config.checkpoint_every) if run else None
+    with (
+        Interrupts() as interrupts,
+        Progress(config.iterations, config.algorithm, shown=run is not None) as progress,
+        discarded_if_empty(run),
+    ):
+        for iteration in range(done + 1, config.iterations + 1):
             log_samples = iteration == 1 or iteration % config.samples_every == 0
             # Before the update: the fixed prompts' completions, to see how the policy changes.
             fixed = trainer.fixed_records() if run is not None and log_samples else None
-            metrics, samples = trainer.step()
-            if run is None:
-                continue
-            line = run.log(iteration, metrics)
-            if log_samples:
-                run.samples({"iteration": iteration, **row} for row in samples)
-            if fixed:  # after the update: how far it moved the probability of each token
-                run.tokens(token_records.after_update(*fixed, trainer.policy))
-            shown = ("score", "gold", "kl", "entropy")
-            progress.update(iteration, **{k: line[k] for k in shown if k in line})
-    if run:
-        with saved_whole(run.path / "policy") as folder:
-            models.save(folder, merged(trainer.policy.model), trainer.tokenizer)
-            trainer.policy.save_critic(folder)
+
+            metrics, samples = trainer.step()  # sample, score, rollout, update
+
+            if run is not None:
+                line = run.log(iteration, metrics)
+                if log_samples:
+                    run.samples({"iteration": iteration, **row} for row in samples)
+                if fixed:  # after the update: how far it moved the probability of each token
+                    run.tokens(token_records.after_update(*fixed, trainer.policy))
+                shown = ("score", "gold", "kl", "entropy")
+                progress.update(iteration, **{k: line[k] for k in shown if k in line})
+            trainer.keep_best(run, iteration, metrics["objective"])
+            # A checkpoint is due now and then, and before stopping. All processes agree on it.
+            due = checkpoints is not None and checkpoints.due(iteration)
+            stop = trainer.any_process(interrupts.requested) or iteration == until
+            if stop or trainer.any_process(due):
+                state = trainer.state_dict(run, iteration)
+                if checkpoints is not None:
+                    checkpoints.save(
+                        iteration, state, lambda folder: trainer.save_policy(folder / "policy")
+                    )
+            if stop and iteration == until:
+                return run
+            if stop and iteration < config.iterations:
+                raise Stopped(run.path if run else None)
+    if run is not None:
+        with run.saved("policy") as folder:
+            trainer.save_policy(folder)
         console.print(f"policy in {run.path / 'policy'}", markup=False)
+        console.print(f"read completions: {command('sample', run.path)}", markup=False)
+        console.print(f"see every token's advantage: {command('inspect', run.path)}", markup=False)
     return run
+
+
+def resume(run: Path, until: int | None = None) -> Run | None:
+    """Continue an interrupted run (`rlhf-pg resume`); `until` as in `train`."""
+    return train(train_config(run), resume=run, until=until)
 
 
 class Trainer:
     """Everything that one iteration reads and changes."""
 
     def __init__(
-        self, config: TrainConfig, reward: Spec | None = None, gold: Spec | None = None
+        self,
+        config: TrainConfig,
+        reward: Spec | None = None,
+        gold: Spec | None = None,
+        resume: Path | None = None,
     ) -> None:
-        """Open model, data and rewards; raises ValueError for any that cannot be used."""
+        """Open model, data and rewards; raises ValueError for any that cannot be used.
+
+        A run to `resume` has its initial model and reference in its folder.
+        """
         check(config)
+        if resume is not None:
+            config = with_kept_models(config, resume)
         self.config = config
         self.accelerator = Accelerator(cpu=config.device == "cpu")
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         _check_shares(config, processes)
+        if callable(reward):  # so that config.yaml does not name another reward
+            self.config = config = replace(config, reward=f"Python: {reward_name(reward)}")
         self.reward = load_reward(reward or config.reward)
         gold = gold or config.gold or (FILM_NOTES_GOLD if config.data == FILM_NOTES else None)
         self.gold = load_reward(gold) if gold else None
         model, self.tokenizer = models.load(config.model)
         models.limit_threads(model)
         rows = data.read(config.data, "prompts", tokenizer=self.tokenizer)
+        self.data_fingerprint = fingerprint(rows)
         data.check_prompt_lengths(model, self.tokenizer, rows["prompt"], config.max_new_tokens)
         torch.manual_seed(config.seed)
         self.policy, self.reference = make_policy_and_reference(
@@ -110,6 +172,8 @@ class Trainer:
         count = max(1, config.samples_kept // config.samples_per_prompt)
         self.fixed_prompts = data.spread(rows, count, config.samples_per_prompt)
         self.stage_seconds: dict[str, float] = {}  # of the last step
+        self.objectives: list[float] = []  # of the iterations since the last comparison
+        self.best: float | None = None  # greatest mean of those so far
 
     def step(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """One iteration. Returns its metrics over all processes, and a few of its completions."""
@@ -214,6 +278,112 @@ class Trainer:
             self.learner.updates + 1,
         )
         return records, completions, rollout
+
+    def open_run(self, resume: Path | None) -> tuple[Run | None, int]:
+        """The run's folder, new or resumed, and how many iterations are done already.
+
+        No folder (None) in other processes than the first.
+        """
+        config, main = self.config, self.accelerator.is_main_process
+        if resume is None:
+            if not main:
+                return None, 0
+            run = Run.create(config.output, config.algorithm, config)
+            console.print(f"{config.algorithm} toward {config.reward} → {run.path}", markup=False)
+            run.keep_model("initial", models.local_folder(config.model))
+            if config.reference:
+                run.keep_model("reference", models.local_folder(config.reference))
+            return run, 0
+        folder, state = newest(resume)
+        done = int(state["iteration"])
+        if main:
+            text = f"{config.algorithm} toward {config.reward} → {resume}, from iteration {done}"
+            console.print(text, markup=False)
+        self.load_state_dict(state)
+        return Run.resume(resume, state["run"]) if main else None, done
+
+    def state_dict(self, run: Run | None, iteration: int) -> dict[str, Any]:
+        """All that the next iterations depend on. Collects the states of all processes."""
+        own = {
+            "generator": self.generator.get_state(),
+            "minibatches": self.learner.generator.get_state(),
+            "reward": self.reward.state_dict(),
+            "gold": self.gold.state_dict() if self.gold else {},
+            "random": random_state(),
+        }
+        return {
+            "command": "train",
+            "iteration": iteration,
+            "run": run.state_dict() if run else {},
+            "processes": gather_object([own]),
+            "parameters": {n: p for n, p in self.policy.named_parameters() if p.requires_grad},
+            "learner": self.learner.state_dict(),
+            "kl": self.kl.state_dict(),
+            "prompts": self.prompts.state_dict(),
+            "objectives": self.objectives,
+            "best": self.best,
+            "data": self.data_fingerprint,
+            "versions": versions(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`. Raises ValueError if data or processes are not the same."""
+        if state["data"] != self.data_fingerprint:
+            raise ValueError(
+                f"the prompts in {self.config.data} have changed since the run began; it can only "
+                "be resumed with the same data"
+            )
+        processes = len(state["processes"])
+        if processes != self.accelerator.num_processes:
+            raise ValueError(
+                f"the run had {processes} processes, not {self.accelerator.num_processes}; resume "
+                f"it with --processes {processes}"
+            )
+        warn_of_other_versions(state["versions"])
+        parameters = dict(self.policy.named_parameters())
+        with torch.no_grad():
+            for name, value in state["parameters"].items():
+                parameters[name].copy_(value)
+        self.learner.load_state_dict(state["learner"])
+        self.kl.load_state_dict(state["kl"])
+        self.prompts.load_state_dict(state["prompts"])
+        self.objectives, self.best = list(state["objectives"]), state["best"]
+        own = state["processes"][self.accelerator.process_index]
+        self.generator.set_state(own["generator"])
+        self.learner.generator.set_state(own["minibatches"])
+        self.reward.load_state_dict(own["reward"])
+        if self.gold:
+            self.gold.load_state_dict(own["gold"])
+        set_random_state(own["random"])
+
+    def save_policy(self, folder: Path) -> None:
+        """Write the policy as a plain Hugging Face folder, adapters merged, with its critic."""
+        models.save(folder, merged(self.policy.model), self.tokenizer)
+        self.policy.save_critic(folder)
+
+    def keep_best(self, run: Run | None, iteration: int, objective: float) -> None:
+        """Save the policy if the mean objective of the last `samples_every` iterations is the
+        greatest so far."""
+        self.objectives.append(objective)
+        if len(self.objectives) < self.config.samples_every:
+            return
+        mean = sum(self.objectives) / len(self.objectives)
+        self.objectives = []
+        if self.best is not None and mean <= self.best:
+            return
+        self.best = mean
+        if run is not None:
+            with run.saved("best") as folder:
+                self.save_policy(folder)
+                about = {"iteration": iteration, "objective": mean}
+                (folder / "best.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+
+    def any_process(self, value: bool) -> bool:
+        """Whether the value is true in any process."""
+        if self.accelerator.num_processes == 1:
+            return value
+        flag = torch.tensor(float(value), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, reduction="sum") > 0)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
