@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,9 @@ from rlhf_pg.runs import read_jsonl
 # command of a run -> module with `resume(run, until=None)`, which continues it
 MODULES = {
     "train": "rlhf_pg.language.train",
+    "finetune": "rlhf_pg.language.finetune",
+    "reward": "rlhf_pg.commands",
+    "control": "rlhf_pg.control.train",
 }
 TIMES = ("seconds", "tokens_per_second", "training_seconds")  # metrics that may differ
 
@@ -40,8 +44,7 @@ def resume(config: ResumeConfig) -> Any:
     from rlhf_pg.checkpoint import newest  # imports torch, which help does not need
 
     run = Path(config.run)
-    _, state = newest(run)
-    return _resumer(state)(run)
+    return _resumer(newest(run, quiet=True))(run)
 
 
 def _resumer(state: dict[str, Any]) -> Callable[..., Any]:
@@ -54,7 +57,8 @@ def verify(config: VerifyConfig) -> bool:
     Compares the lines of metrics.jsonl, times left out, and every number of the state. Raises
     ValueError if there are not two checkpoints.
     """
-    from rlhf_pg.checkpoint import checkpoint_folders, load_state
+    from reward_models.state import load_state
+    from rlhf_pg.checkpoint import Stopped, checkpoint_folders
 
     run = Path(config.run)
     folders = checkpoint_folders(run)
@@ -69,7 +73,8 @@ def verify(config: VerifyConfig) -> bool:
         state = load_state(before)
         last = int(expected["iteration"])
         console.print(f"repeating iterations {state['iteration'] + 1} to {last} of {run}")
-        _resumer(state)(copy, until=last)
+        with suppress(Stopped):
+            _resumer(state)(copy, until=last)
         repeated = load_state(copy / "checkpoints" / after.name)
         differences = _differences(expected, repeated)
         lines = [_without_times(read_jsonl(folder / "metrics.jsonl")) for folder in (run, copy)]

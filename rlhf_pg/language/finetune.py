@@ -1,22 +1,27 @@
 """Next-token training: it makes the initial policy of RLHF."""
 
 import math
-from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from reward_models.files import saved_whole
-from reward_models.pretrained import context_length
 from torch import Tensor, nn
 
+from reward_models.pretrained import context_length
+from reward_models.state import fingerprint, random_state, set_random_state
+from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
 from rlhf_pg.language import data, models, sampling
 from rlhf_pg.language.config import FILM_NOTES, FinetuneConfig, check_at_least
 from rlhf_pg.progress import Progress, console
-from rlhf_pg.runs import Run
+from rlhf_pg.runs import Run, discarded_if_empty, options_of
 
 
-def finetune(config: FinetuneConfig) -> Run:
-    """Train on text and write the run folder. Raises ValueError for bad options or data."""
+def finetune(config: FinetuneConfig, resume: Path | None = None, until: int | None = None) -> Run:
+    """Train on text and write the run folder. Raises ValueError for bad options or data.
+
+    `resume` is the folder of an interrupted run of this config; `until` a step to stop after.
+    """
     _check(config)
     given = models.load(config.model) if config.model is not None else None
     train, test = read_corpus(config, given[1] if given else None)
@@ -31,7 +36,13 @@ def finetune(config: FinetuneConfig) -> Run:
     models.limit_threads(model)
     limit = context_length(model) or config.context
     encoded, held_out = (encode(tokenizer, texts, limit) for texts in (train, test))
-    run = Run.create(config.output, "base", config)
+    trainer = NextTokenTrainer(model, encoded, held_out, config)
+    if resume is not None:
+        state = newest(resume)
+        trainer.load_state_dict(state)
+        run = Run.resume(resume, state["run"])
+    else:
+        run = Run.create(config.output, "base", config)
     parameters = sum(p.numel() for p in model.parameters())
     tokens = sum(map(len, encoded))
     console.print(
@@ -39,25 +50,34 @@ def finetune(config: FinetuneConfig) -> Run:
         f"model of {parameters:,} parameters → {run.path}",
         markup=False,
     )
-    steps = math.ceil(len(encoded) / config.batch_size) * config.epochs
-    with Progress(steps, "fine-tuning") as progress:
-
-        def log(step: int, numbers: dict[str, float]) -> None:
-            progress.update(step, **numbers)
-            run.log(step, numbers)
-
-        losses = train_next_token(
-            model, encoded, held_out, config.epochs, config.batch_size, config.lr, config.seed, log
-        )
-    with saved_whole(run.path / "policy") as folder:
+    checkpoints = Checkpoints(run.path, config.checkpoint_every, until)
+    save = partial(models.save, model=model, tokenizer=tokenizer)
+    with checkpoints, discarded_if_empty(run), Progress(trainer.steps, "fine-tuning") as progress:
+        while trainer.step < trainer.steps:
+            metrics = trainer.next_step()
+            if metrics:
+                progress.update(trainer.step, **metrics)
+                run.log(trainer.step, metrics)
+            checkpoints.after(
+                trainer.step,
+                trainer.steps,
+                lambda: trainer.state_dict() | {"run": run.state_dict()},
+                save,
+            )
+    with run.saved("policy") as folder:
         models.save(folder, model, tokenizer)
-    held = losses["held_out_loss"]
+    held_out_loss = trainer.losses["held_out_loss"]
     console.print(
-        f"held-out loss {held:.3f} nats per token (perplexity {math.exp(held):.2f}); "
-        f"model in {run.path / 'policy'}",
+        f"held-out loss {held_out_loss:.3f} nats per token (perplexity "
+        f"{math.exp(held_out_loss):.2f}); model in {run.path / 'policy'}",
         markup=False,
     )
     return run
+
+
+def resume(run: Path, until: int | None = None) -> Run:
+    """Continue an interrupted run (`rlhf-pg resume`)."""
+    return finetune(FinetuneConfig(**options_of(run)), resume=run, until=until)
 
 
 def _check(config: FinetuneConfig) -> None:
@@ -90,48 +110,81 @@ def encode(tokenizer: Any, texts: list[str], limit: int) -> list[list[int]]:
     return [[*row, tokenizer.eos_token_id][:limit] for row in sampling.encode(tokenizer, texts)]
 
 
-def train_next_token(
-    model: Any,
-    texts: list[list[int]],
-    held_out: list[list[int]],
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    seed: int,
-    log: Callable[[int, dict[str, float]], None],
-) -> dict[str, float]:
-    """Minimise the cross-entropy of the next token; returns the last losses, nats per token.
+class NextTokenTrainer:
+    """Minimises the cross-entropy of the next token, one gradient step at a time.
 
-    Texts of like length share a batch, so little of it is padding; the order of batches is random.
+    Texts of similar length share a batch, so there is little padding; the order of batches is
+    random. The learning rate is warmed up linearly, then annealed to 0 by a cosine.
     """
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, fused=True)
-    steps = math.ceil(len(texts) / batch_size) * epochs
-    warmup = min(100, steps // 10 + 1)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda s: min((s + 1) / warmup, 0.5 * (1 + math.cos(math.pi * s / steps))),
-    )
-    losses: dict[str, float] = {}
-    step = 0
-    for _ in range(epochs):
-        model.train()
-        for batch in length_buckets(texts, batch_size, generator):
-            loss = next_token_loss(model, batch)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            step += 1
-            if step % 10 == 0:
-                log(step, {"loss": float(loss.detach())})
-        model.eval()
-        losses = {"loss": float(loss.detach()), "held_out_loss": corpus_loss(model, held_out)}
-        if not math.isfinite(losses["held_out_loss"]):
+
+    def __init__(
+        self,
+        model: Any,
+        texts: list[list[int]],
+        held_out: list[list[int]],
+        config: FinetuneConfig,
+    ) -> None:
+        self.model, self.held_out = model, held_out
+        generator = torch.Generator().manual_seed(config.seed)
+        epochs = [length_buckets(texts, config.batch_size, generator) for _ in range(config.epochs)]
+        self.batches = [batch for epoch in epochs for batch in epoch]
+        self.per_epoch, self.steps, self.step = len(epochs[0]), len(self.batches), 0
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.lr, weight_decay=0.01, fused=True
+        )
+        warmup = min(100, self.steps // 10 + 1)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer,
+            lambda s: min((s + 1) / warmup, 0.5 * (1 + math.cos(math.pi * s / self.steps))),
+        )
+        self.losses: dict[str, float] = {}  # of the last epoch, nats per token
+        self.data = fingerprint(texts, held_out)
+
+    def next_step(self) -> dict[str, float]:
+        """One gradient step. Returns what to log: the loss every ten steps, the held-out loss at
+        the end of an epoch. Raises FloatingPointError if that is not finite."""
+        self.model.train()
+        loss = next_token_loss(self.model, self.batches[self.step])
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        metrics = {"loss": float(loss.detach())}
+        if self.step % self.per_epoch:
+            return metrics if self.step % 10 == 0 else {}
+        self.model.eval()
+        self.losses = metrics | {"held_out_loss": corpus_loss(self.model, self.held_out)}
+        if not math.isfinite(self.losses["held_out_loss"]):
             raise FloatingPointError("the loss is no longer finite; lower the learning rate")
-        log(step, losses)
-    return losses
+        return self.losses
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next steps depend on."""
+        return {
+            "command": "finetune",
+            "iteration": self.step,
+            "parameters": dict(self.model.named_parameters()),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.last_epoch,
+            "losses": self.losses,
+            "random": random_state(),
+            "data": self.data,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`; raises ValueError if the texts are not the same."""
+        if state["data"] != self.data:
+            raise ValueError("the texts have changed since the run began; use the same data")
+        warn_of_other_versions(state["versions"])
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(state["parameters"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.last_epoch = state["schedule"]
+        self.step, self.losses = state["iteration"], state["losses"]
+        set_random_state(state["random"])
 
 
 def length_buckets(

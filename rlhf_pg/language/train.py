@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,8 @@ from torch import Tensor
 from reward_models.calling import reward_name
 from reward_models.loading import load_reward
 from reward_models.rules import FILM_NOTES_GOLD
-from rlhf_pg.checkpoint import (
-    Checkpoints,
-    Interrupts,
-    Stopped,
-    fingerprint,
-    newest,
-    random_state,
-    set_random_state,
-    versions,
-    warn_of_other_versions,
-)
+from reward_models.state import fingerprint, random_state, set_random_state
+from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
 from rlhf_pg.core import kl
 from rlhf_pg.core.learner import Learner
 from rlhf_pg.core.masked import zero_padding
@@ -75,11 +67,14 @@ def train(
     """
     trainer = Trainer(config, reward, gold, resume)
     run, done = trainer.open_run(resume)  # no run in other processes than the first
-    checkpoints = Checkpoints(run.path, config.checkpoint_every) if run else None
+    checkpoints = Checkpoints(
+        run.path if run else None, config.checkpoint_every, until, trainer.any_process
+    )
+    title, shown = config.algorithm, ("score", "gold", "kl", "entropy")
     with (
-        Interrupts() as interrupts,
-        Progress(config.iterations, config.algorithm, shown=run is not None) as progress,
+        checkpoints,
         discarded_if_empty(run),
+        Progress(config.iterations, title, shown=run is not None) as progress,
     ):
         for iteration in range(done + 1, config.iterations + 1):
             log_samples = iteration == 1 or iteration % config.samples_every == 0
@@ -94,22 +89,10 @@ def train(
                     run.samples({"iteration": iteration, **row} for row in samples)
                 if fixed:  # after the update: how far it moved the probability of each token
                     run.tokens(token_records.after_update(*fixed, trainer.policy))
-                shown = ("score", "gold", "kl", "entropy")
                 progress.update(iteration, **{k: line[k] for k in shown if k in line})
             trainer.keep_best(run, iteration, metrics["objective"])
-            # A checkpoint is due now and then, and before stopping. All processes agree on it.
-            due = checkpoints is not None and checkpoints.due(iteration)
-            stop = trainer.any_process(interrupts.requested) or iteration == until
-            if stop or trainer.any_process(due):
-                state = trainer.state_dict(run, iteration)
-                if checkpoints is not None:
-                    checkpoints.save(
-                        iteration, state, lambda folder: trainer.save_policy(folder / "policy")
-                    )
-            if stop and iteration == until:
-                return run
-            if stop and iteration < config.iterations:
-                raise Stopped(run.path if run else None)
+            state = partial(trainer.state_dict, run, iteration)
+            checkpoints.after(iteration, config.iterations, state, trainer.save_policy)
     if run is not None:
         with run.saved("policy") as folder:
             trainer.save_policy(folder)
@@ -294,7 +277,7 @@ class Trainer:
             if config.reference:
                 run.keep_model("reference", models.local_folder(config.reference))
             return run, 0
-        folder, state = newest(resume)
+        state = newest(resume)
         done = int(state["iteration"])
         if main:
             text = f"{config.algorithm} toward {config.reward} → {resume}, from iteration {done}"
@@ -323,7 +306,6 @@ class Trainer:
             "objectives": self.objectives,
             "best": self.best,
             "data": self.data_fingerprint,
-            "versions": versions(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
