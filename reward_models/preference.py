@@ -21,9 +21,11 @@ from torch.nn.functional import logsigmoid
 from reward_models import RewardError
 from reward_models.config import PreferenceConfig
 from reward_models.reward_model import RewardModel
+from reward_models.state import fingerprint, random_state, set_random_state
 
 Pair = Mapping[str, Any]
 Progress = Callable[[int, int, dict[str, float]], None]
+AfterStep = Callable[[int, int, Callable[[], dict[str, Any]]], None]
 
 
 @dataclass
@@ -106,14 +108,17 @@ def train(
     *,
     reference: Mapping[str, Sequence[Any]] | None = None,
     progress: Progress | None = None,
+    after_step: AfterStep | None = None,
+    resume: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train a reward model in place on pairs, normalise it, and set and return its report.
 
     `held_out` is split off the pairs if not given. `reference` holds the samples to normalise on
     (`prompts`, `completions`, optionally `finished`); by default the held-out pairs' completions,
     or the training pairs' if none are held out. `progress(step, steps, {"loss", "accuracy", "lr"})`
-    is called after every step. Raises RewardError for missing columns, no pairs, or a loss that is
-    not finite.
+    is called after every step. For checkpoints, `after_step(step, steps, state)` is called then
+    too; `state()` returns what `resume` takes. Raises RewardError for missing columns, no pairs, a
+    loss that is not finite, or a state of other pairs.
     """
     config = config or PreferenceConfig()
     if held_out is None:
@@ -121,7 +126,7 @@ def train(
     encoded = encode_pairs(model, pairs)
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(config.seed)
-        _fit(model, encoded, config, progress)
+        _fit(model, encoded, config, progress, after_step, resume)
     report: dict[str, Any] = {"pairs": len(pairs), "held_out_pairs": len(held_out)}
     if held_out:
         report |= evaluate(model, held_out)
@@ -137,6 +142,8 @@ def _fit(
     pairs: EncodedPairs,
     config: PreferenceConfig,
     progress: Progress | None,
+    after_step: AfterStep | None,
+    resume: dict[str, Any] | None,
 ) -> None:
     """Take one AdamW step per batch; chosen and rejected rows share a forward pass."""
     network = model.model
@@ -147,8 +154,20 @@ def _fit(
     batches = [
         batch for _ in range(config.epochs) for batch in pairs.batches(config.batch_size, order)
     ]
+    data = fingerprint(pairs.chosen, pairs.rejected, pairs.margins)
+    done = _load(resume, network, optimiser, data) if resume else 0
+
+    def state() -> dict[str, Any]:
+        return {
+            "iteration": done,
+            "parameters": dict(network.named_parameters()),
+            "optimizer": optimiser.state_dict(),
+            "random": random_state(),
+            "data": data,
+        }
+
     network.train()
-    for step, batch in enumerate(batches):
+    for step, batch in enumerate(batches[done:], done):
         lr = config.lr * (1 - step / len(batches))
         optimiser.param_groups[0]["lr"] = lr
         scores = model.raw_scores([pairs.chosen[i] for i in batch]
@@ -171,7 +190,22 @@ def _fit(
         if progress:
             accuracy = (chosen > rejected).float().mean().item()
             progress(step + 1, len(batches), {"loss": loss.item(), "accuracy": accuracy, "lr": lr})
+        done = step + 1
+        if after_step:
+            after_step(done, len(batches), state)
     network.eval()
+
+
+def _load(resume: dict[str, Any], network: Any, optimiser: Any, data: str) -> int:
+    """Restore a state of `_fit`; returns the number of steps done."""
+    if resume["data"] != data:
+        raise RewardError("the pairs have changed since the run began; use the same data")
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.copy_(resume["parameters"][name])
+    optimiser.load_state_dict(resume["optimizer"])
+    set_random_state(resume["random"])
+    return int(resume["iteration"])
 
 
 def evaluate(model: RewardModel, pairs: Sequence[Pair]) -> dict[str, Any]:

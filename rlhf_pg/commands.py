@@ -1,6 +1,8 @@
 """The commands `rlhf-pg reward` and `rlhf-pg sample`."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,16 +16,20 @@ from reward_models.preference import learning_curve, split
 from reward_models.preference import train as train_reward_model
 from reward_models.reward_model import RewardModel
 from reward_models.rules import FILM_NOTES_GOLD
+from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
 from rlhf_pg.language import data, models
 from rlhf_pg.language.config import FILM_NOTES, RewardConfig, SampleConfig, check_at_least
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.sampling import sample as sample_completions
 from rlhf_pg.progress import Progress, command, console
-from rlhf_pg.runs import Run
+from rlhf_pg.runs import Run, discarded_if_empty, options_of
 
 
-def reward(config: RewardConfig) -> Run:
-    """Train a reward model, write the run folder, and report its held-out accuracy."""
+def reward(config: RewardConfig, resume: Path | None = None, until: int | None = None) -> Run:
+    """Train a reward model, write the run folder, and report its held-out accuracy.
+
+    `resume` is the folder of an interrupted run of this config; `until` a step to stop after.
+    """
     base, tokenizer = models.load(config.model)  # a clear error if it is no language model
     models.limit_threads(base)
     pairs, held_out = _read_pairs(config, tokenizer)
@@ -32,9 +38,15 @@ def reward(config: RewardConfig) -> Run:
             raise ValueError(f"curve: there are {len(pairs)} pairs to train on, not {size}")
     folder = models.model_folder(config.model)
     model = RewardModel.from_base(folder, seed=config.learner.seed)
-    run = Run.create(config.output, "reward", config)
+    state = newest(resume) if resume else None
+    if resume and state:
+        warn_of_other_versions(state["versions"])
+        run = Run.resume(resume, state["run"])
+    else:
+        run = Run.create(config.output, "reward", config)
     console.print(f"{len(pairs):,} pairs → {run.path}", markup=False)
-    report = fit_reward_model(model, pairs, held_out, config.learner, run)
+    checkpoints = Checkpoints(run.path, config.checkpoint_every, until)
+    report = fit_reward_model(model, pairs, held_out, config.learner, run, checkpoints, state)
     console.print(
         f"held-out accuracy {report['accuracy']:.3f} on {report['held_out_pairs']:,} pairs; "
         f"scores have mean 0, std 1 on their completions; model in {run.path / 'reward_model'}",
@@ -49,6 +61,13 @@ def reward(config: RewardConfig) -> Run:
             console.print(f"{point['pairs']:>7,} pairs  held-out accuracy {point['accuracy']:.3f}")
     console.print(f"train toward it with: {command('train', '--reward', run.path)}", markup=False)
     return run
+
+
+def resume(run: Path, until: int | None = None) -> Run:
+    """Continue an interrupted run of `rlhf-pg reward` (`rlhf-pg resume`)."""
+    options = options_of(run)
+    learner = PreferenceConfig(**options.pop("learner", {}))
+    return reward(RewardConfig(**options, learner=learner), resume=run, until=until)
 
 
 def _read_pairs(config: RewardConfig, tokenizer: Any) -> tuple[list[Any], list[Any]]:
@@ -72,17 +91,32 @@ def fit_reward_model(
     held_out: list[dict[str, Any]],
     config: PreferenceConfig,
     run: Run,
+    checkpoints: Checkpoints,
+    resume: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train with a progress bar, log the losses, save the model in the run; returns its report."""
     steps = -(-len(pairs) // config.batch_size) * config.epochs
-    with Progress(steps, "reward model") as progress:
+    with checkpoints, discarded_if_empty(run), Progress(steps, "reward model") as progress:
 
         def log(step: int, total: int, metrics: dict[str, float]) -> None:
             progress.total = total
             progress.update(step, loss=metrics["loss"], accuracy=metrics["accuracy"])
             run.log(step, {"loss": metrics["loss"], "batch_accuracy": metrics["accuracy"]})
 
-        report = train_reward_model(model, pairs, held_out, config, progress=log)
+        def after_step(step: int, total: int, state: Callable[[], dict[str, Any]]) -> None:
+            checkpoints.after(
+                step, total, lambda: state() | {"command": "reward", "run": run.state_dict()}
+            )
+
+        report = train_reward_model(
+            model,
+            pairs,
+            held_out,
+            config,
+            progress=log,
+            after_step=after_step,
+            resume=resume,
+        )
     names = {"accuracy": "accuracy", "held_out_loss": "loss"}
     run.log(steps, {name: report[key] for name, key in names.items() if key in report})
     model.save_pretrained(run.path / "reward_model")

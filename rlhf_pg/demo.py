@@ -21,6 +21,7 @@ from reward_models.config import PreferenceConfig
 from reward_models.loading import load_reward
 from reward_models.reward_model import RewardModel
 from reward_models.rules import FILM_NOTES_GOLD
+from rlhf_pg.checkpoint import Checkpoints
 from rlhf_pg.commands import fit_reward_model
 from rlhf_pg.demo_page import write_page
 from rlhf_pg.language import data, models
@@ -100,7 +101,9 @@ def _reward_model(
     learner = PreferenceConfig(seed=seed)
     run = Run.create(output, "reward", learner)
     model = RewardModel.from_base(base, seed=seed)
-    report = fit_reward_model(model, pairs[held_out:], pairs[:held_out], learner, run)
+    report = fit_reward_model(
+        model, pairs[held_out:], pairs[:held_out], learner, run, Checkpoints(run.path)
+    )
     return model, report["accuracy"]
 
 

@@ -222,6 +222,9 @@ class RewardConfig:
     """Language model to start from: a run, a folder, or a hub name."""
     curve: list[int] | None = None
     """Also train new models on these numbers of pairs and report their accuracy: '[500, 1000]'."""
+    checkpoint_every: int | None = None
+    """Gradient steps between checkpoints, to resume from; 0 writes none. By default as often as
+    takes under 5 % of the time, and at most every 10 seconds."""
     output: str | None = None
     """Run folder. Defaults to runs/reward, or the next free number."""
     learner: PreferenceConfig = field(default_factory=PreferenceConfig)

@@ -1,15 +1,16 @@
 """A causal LM as a policy over tokens, its critic, LoRA adapters, and the frozen reference."""
 
 import copy
-import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from reward_models.files import reward_model_folder
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from reward_models.files import reward_model_folder
+from reward_models.lora import with_lora
+from reward_models.pretrained import quiet
 from reward_models.reward_model import RewardModel
 from rlhf_pg.core.rollout import Evaluation, Rollout
 from rlhf_pg.language import models
@@ -172,7 +173,8 @@ class SeparateCritic(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write the trunk as a Hugging Face folder, with value_head.safetensors beside it."""
-        self.trunk.save_pretrained(folder)
+        with quiet():
+            self.trunk.save_pretrained(folder)
         save_file(self.head.state_dict(), folder / "value_head.safetensors")
 
 
@@ -223,32 +225,6 @@ def load_critic(folder: Path) -> SeparateCritic:
     head = zero_head(trunk)
     head.load_state_dict(load_file(path))
     return SeparateCritic(trunk, head)
-
-
-def with_lora(model: Any, rank: int) -> Any:
-    """The model with a LoRA adapter of this rank on every linear layer, all else frozen.
-
-    Hu et al. 2021, arXiv 2106.09685. Adapters start at zero, so the outputs do not change yet.
-    Raises ValueError without `peft`.
-    """
-    try:
-        import peft
-    except ImportError as error:
-        raise ValueError("lora_rank needs peft: pip install 'rlhf-pg[peft]'") from error
-    # No dropout: old and new probabilities must be those of the same network.
-    config = peft.LoraConfig(
-        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear"
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the layout of GPT-2's Conv1D, which is handled
-        return peft.get_peft_model(model, config).eval()
-
-
-def merged(model: Any) -> Any:
-    """A plain model with the adapters added to its weights; a model without adapters as it is."""
-    if not hasattr(model, "merge_and_unload"):
-        return model
-    return copy.deepcopy(model).merge_and_unload()
 
 
 class AdaptersOff:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from reward_models.calling import reward_name
 from reward_models.loading import load_reward
+from reward_models.lora import merged
 from reward_models.rules import FILM_NOTES_GOLD
 from reward_models.state import fingerprint, random_state, set_random_state
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
@@ -32,7 +33,7 @@ from rlhf_pg.language.config import (
     train_config,
     with_kept_models,
 )
-from rlhf_pg.language.policy import make_policy_and_reference, merged
+from rlhf_pg.language.policy import make_policy_and_reference
 from rlhf_pg.language.rollout import (
     Scores,
     completion_rows,
