@@ -12,6 +12,13 @@ from typing import Any
 from reward_models import RewardError
 from reward_models.calling import Reward, Score, call_with_parts
 
+Gather = Callable[[Any], list[Any]]
+
+
+def alone(value: Any) -> list[Any]:
+    """Return the values of all processes where there is only one."""
+    return [value]
+
 
 class Composed:
     """Several named rewards, each called once and combined row by row.
@@ -24,6 +31,19 @@ class Composed:
         if not members:
             raise RewardError("no reward given; name at least one")
         self.members = dict(members)
+        self._gather: Gather = alone
+
+    @property
+    def gather(self) -> Gather:
+        """Lists the value of every process; set it where several share a training run."""
+        return self._gather
+
+    @gather.setter
+    def gather(self, gather: Gather) -> None:
+        self._gather = gather
+        for reward in self.members.values():
+            if isinstance(reward, Composed):
+                reward.gather = gather
 
     def combine(self, columns: list[list[Score]]) -> list[Score]:
         raise NotImplementedError
@@ -124,6 +144,8 @@ class Clip(Composed):
 class Normalise(Composed):
     """(r - mean) / std of one reward, over all scores seen so far, this batch included.
 
+    With several processes the scores of all of them count (see `gather`).
+
     The moments are exact (Chan et al. 1979's merge, population variance) and part of
     `state_dict`. Set `updating` to False to score without moving them, as evaluation does.
     """
@@ -140,7 +162,8 @@ class Normalise(Composed):
 
     def combine(self, columns: list[list[Score]]) -> list[Score]:
         if self.updating:
-            self._update_moments([score for score in columns[0] if score is not None])
+            parts = self.gather([score for score in columns[0] if score is not None])
+            self._update_moments([score for part in parts for score in part])
         return [None if s is None else (s - self.mean) / (self.std + self.eps) for s in columns[0]]
 
     def _update_moments(self, scores: list[float]) -> None:

@@ -73,7 +73,9 @@ class Checkpoints:
             content = state()  # in every process: it may collect from all of them
             if self.run is not None:
                 self._save(iteration, content, save_policy)
-        if stop and (iteration < last or iteration == self.until):
+        if iteration == self.until:
+            raise Stopped
+        if stop and iteration < last:
             text = f"stopped; continue with: {command('resume', self.run)}" if self.run else ""
             raise Stopped(text)
 

@@ -190,9 +190,12 @@ class Learner:
         """Sum the gradient over processes, clip it, step. Returns its norm before clipping."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if self.accelerator is not None and self.accelerator.num_processes > 1:
-            # Shares already add to one over all processes: a sum, not a mean.
-            for gradient in gradients:
-                gradient.copy_(self.accelerator.reduce(gradient, reduction="sum"))
+            # Shares already add to one over all processes: a sum, not a mean. All in one message.
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            summed = self.accelerator.reduce(flat, reduction="sum")
+            sizes = [gradient.numel() for gradient in gradients]
+            for gradient, part in zip(gradients, summed.split(sizes), strict=True):
+                gradient.copy_(part.view_as(gradient))
         limit = self.config.max_grad_norm or float("inf")
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
         if norm != norm or norm == float("inf"):

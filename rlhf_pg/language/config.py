@@ -80,6 +80,9 @@ class TrainConfig:
     samples_kept: int = 4
     """Completions per entry: of the rollout in samples.jsonl, of the same fixed prompts through
     the whole run in tokens.jsonl."""
+    processes: int = 1
+    """Processes on this machine, usually one per GPU or two to four CPU cores each. `torchrun` and
+    `accelerate launch` work too. The model must fit on each device."""
     checkpoint_every: int | None = None
     """Iterations between checkpoints, to resume from; 0 writes none. By default as often as takes
     under 5 % of the time, and at most every 10 seconds."""
@@ -114,7 +117,7 @@ def check(config: TrainConfig) -> None:
     check_at_least(
         config, 1, "iterations", "rows", "samples_per_prompt", "max_new_tokens", "samples_every"
     )
-    check_at_least(config, 1, "lora_rank")
+    check_at_least(config, 1, "lora_rank", "processes")
     check_at_least(config, 0, "kl_coef", "missing_eos_penalty", "samples_kept", "score_clip")
     check_at_least(config, 0, "checkpoint_every")
     if config.rows % config.samples_per_prompt:

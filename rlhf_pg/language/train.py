@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from reward_models.calling import reward_name
+from reward_models.combine import alone
 from reward_models.loading import load_reward
 from reward_models.lora import merged
 from reward_models.rules import FILM_NOTES_GOLD
@@ -33,6 +34,7 @@ from rlhf_pg.language.config import (
     train_config,
     with_kept_models,
 )
+from rlhf_pg.language.launch import launch, launched
 from rlhf_pg.language.policy import make_policy_and_reference
 from rlhf_pg.language.rollout import (
     Scores,
@@ -64,8 +66,13 @@ def train(
     folder of an interrupted run of this config, continued from its newest checkpoint, `until` the
     iteration after which to stop with a checkpoint. Raises ValueError for bad options, models, data
     or rewards, before the run folder is made, and `Stopped` after SIGINT or SIGTERM, when a
-    checkpoint has been written.
+    checkpoint has been written. With `config.processes` above 1 it starts them, and returns None.
     """
+    if config.processes > 1 and not launched():
+        if callable(reward) or callable(gold):
+            raise ValueError("a Python function as reward needs one process, or torchrun")
+        launch(config.processes, train, config, reward, gold, resume, until)
+        return None
     trainer = Trainer(config, reward, gold, resume)
     run, done = trainer.open_run(resume)  # no run in other processes than the first
     checkpoints = Checkpoints(
@@ -125,13 +132,17 @@ class Trainer:
         check(config)
         if resume is not None:
             config = with_kept_models(config, resume)
+        # Without a GPU, only cpu=True makes accelerate join several processes.
+        cpu = config.device == "cpu" or not torch.cuda.is_available()
+        self.accelerator = Accelerator(cpu=cpu)
+        config = replace(config, processes=self.accelerator.num_processes)
         self.config = config
-        self.accelerator = Accelerator(cpu=config.device == "cpu")
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         _check_shares(config, processes)
         if callable(reward):  # so that config.yaml does not name another reward
             self.config = config = replace(config, reward=f"Python: {reward_name(reward)}")
         self.reward = load_reward(reward or config.reward)
+        self.reward.gather = self.gather  # running moments count the rows of all processes
         gold = gold or config.gold or (FILM_NOTES_GOLD if config.data == FILM_NOTES else None)
         self.gold = load_reward(gold) if gold else None
         model, self.tokenizer = models.load(config.model)
@@ -168,6 +179,9 @@ class Trainer:
         # Learn: epochs of minibatches, each a gradient step.
         coefficient = self.kl.coef
         metrics = self.average(self.measure(completions, scores, ref_logprobs))
+        if self.accelerator.num_processes > 1:  # the deviation over all rows is no mean of theirs
+            every = torch.tensor(sum(self.gather(scores.scores.tolist()), []))
+            metrics["score_std"] = float(every.std(correction=0))
         metrics["kl_coef"] = coefficient
         metrics["objective"] = metrics.pop("shaped_score") - coefficient * metrics["kl"]
         with self.timed("update"):
@@ -247,7 +261,9 @@ class Trainer:
             return None
         generator = torch.Generator().manual_seed(self.config.seed)
         moments = self.reward.state_dict()
+        self.reward.gather = alone  # only this process scores them
         completions, scores, ref_logprobs, rollout = self.collect(self.fixed_prompts, generator)
+        self.reward.gather = self.gather
         self.reward.load_state_dict(moments)
         records = token_records.episodes(
             self.policy,
@@ -299,7 +315,7 @@ class Trainer:
             "command": "train",
             "iteration": iteration,
             "run": run.state_dict() if run else {},
-            "processes": gather_object([own]),
+            "processes": self.gather(own),
             "parameters": {n: p for n, p in self.policy.named_parameters() if p.requires_grad},
             "learner": self.learner.state_dict(),
             "kl": self.kl.state_dict(),
@@ -320,7 +336,7 @@ class Trainer:
         if processes != self.accelerator.num_processes:
             raise ValueError(
                 f"the run had {processes} processes, not {self.accelerator.num_processes}; resume "
-                f"it with --processes {processes}"
+                "it with as many"
             )
         warn_of_other_versions(state["versions"])
         parameters = dict(self.policy.named_parameters())
@@ -360,6 +376,10 @@ class Trainer:
                 self.save_policy(folder)
                 about = {"iteration": iteration, "objective": mean}
                 (folder / "best.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every process, in the order of their ranks."""
+        return gather_object([value]) if self.accelerator.num_processes > 1 else [value]
 
     def any_process(self, value: bool) -> bool:
         """Whether the value is true in any process."""
