@@ -70,11 +70,11 @@ class Composed:
         return self.with_parts(prompts, completions, **columns)[1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state to keep in a checkpoint: running moments, by member."""
+        """Return the state to keep in a checkpoint: that of every member that has one, by name."""
         states = {
             name: reward.state_dict()
             for name, reward in self.members.items()
-            if isinstance(reward, Composed)
+            if hasattr(reward, "state_dict")
         }
         return {name: state for name, state in states.items() if state}
 

@@ -50,8 +50,11 @@ def load_reward(
 
     A callable may replace any text. `label` is for classifiers whose text names none. The result
     is always a WeightedSum, whose `with_parts` returns every part by name: that of the rule, the
-    function or the folder, numbered from the second of the same name on. Raises RewardError.
+    function or the folder, numbered from the second of the same name on. A WeightedSum is returned
+    as it is. Raises RewardError.
     """
+    if isinstance(spec, WeightedSum):
+        return spec
     options = {"label": label, "device": device, "batch_size": batch_size}
     options = {key: value for key, value in options.items() if value is not None}
     if isinstance(spec, Mapping):

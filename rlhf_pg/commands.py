@@ -151,7 +151,7 @@ def sample(config: SampleConfig) -> None:
     scores = None
     if spec:
         columns |= {"prompts": columns.pop("prompt"), "completions": completions.texts}
-        scores = load_reward(spec)(**columns, finished=finished)
+        scores = load_reward(spec)(**(columns | {"finished": finished}))
     for i, text in enumerate(completions.texts):
         # Text objects, since text from a model is data: brackets in it are no markup.
         line = Text()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from reward_models.loading import load_reward
+from reward_models.pretrained import context_length
 from reward_models.rules import FILM_NOTES_GOLD
 from rlhf_pg.core.advantages import estimate_advantages
 from rlhf_pg.core.rollout import Rollout
@@ -91,13 +92,19 @@ class LoadedRun:
     ) -> Completions:
         """`n` completions of each prompt, in consecutive rows.
 
-        Length limit (in tokens) and temperature default to those of the run.
+        Length limit (in tokens) and temperature default to those of the run. Raises ValueError for
+        numbers out of range, and for prompts that are empty or too long for the model.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        limit = max_new_tokens or self.config.max_new_tokens
+        limit = self.config.max_new_tokens if max_new_tokens is None else max_new_tokens
+        for name, value in (("prompts", len(prompts)), ("n", n), ("max_new_tokens", limit)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
         data.check_prompt_lengths(self.policy.model, self.tokenizer, prompts, limit)
         policy = copy.copy(self.policy)
         if temperature is not None:
+            if not temperature > 0:
+                raise ValueError(f"temperature must be above 0, not {temperature}")
             policy.temperature = temperature
         repeated = [prompt for prompt in prompts for _ in range(n)]
         generator = torch.Generator().manual_seed(seed)
@@ -106,9 +113,12 @@ class LoadedRun:
     @torch.no_grad()
     def completions(self, prompts: Sequence[str], texts: Sequence[str]) -> Completions:
         """Given texts as completions: tokenised, EOS appended, with this policy's log-probabilities
-        and values. Raises ValueError for a different number of prompts and texts."""
-        if isinstance(prompts, str) or isinstance(texts, str) or len(prompts) != len(texts):
+        and values. Raises ValueError for a different number of prompts and texts, for an empty
+        prompt, and for texts too long for the model."""
+        lists = not isinstance(prompts, str) and not isinstance(texts, str)
+        if not lists or not prompts or len(prompts) != len(texts):
             raise ValueError("give a list of prompts and a list of as many texts")
+        data.check_prompt_lengths(self.policy.model, self.tokenizer, list(prompts), 1)
         heads = encode(self.tokenizer, list(prompts))
         whole = encode(self.tokenizer, [p + t for p, t in zip(prompts, texts, strict=True)])
         eos = self.tokenizer.eos_token_id
@@ -120,6 +130,13 @@ class LoadedRun:
                     "between two words"
                 )
             tails.append([*row[len(head) :], eos])
+        limit = context_length(self.policy.model)
+        longest = max(map(len, whole)) + 1
+        if limit is not None and longest > limit:
+            raise ValueError(
+                f"a prompt and its text have {longest} tokens with EOS, more than the model's "
+                f"context of {limit}"
+            )
         device = next(self.policy.parameters()).device
         prompt_ids, prompt_mask = pad_left(heads, self.tokenizer.pad_token_id, device)
         ids, mask = pad_right(tails, self.tokenizer.pad_token_id, device)

@@ -56,7 +56,8 @@ def score_completions(
     columns. None ("does not apply") counts as 0. Raises ValueError for a wrong count or no numbers,
     and FloatingPointError for a NaN or infinite score, naming the row.
     """
-    beside = {name: values for name, values in columns.items() if name != "prompt"}
+    ours = ("prompt", "prompts", "completions")  # columns of these names are not passed on
+    beside = {name: values for name, values in columns.items() if name not in ours}
     beside["finished"] = completions.finished.tolist()
     answer, parts = call_with_parts(
         reward, reward_name(reward), completions.prompts, completions.texts, **beside

@@ -4,7 +4,7 @@ from dataclasses import asdict, fields
 
 import pytest
 
-from rlhf_pg.core.algorithms import ALGORITHMS, LearnerConfig, algorithm
+from rlhf_pg.core.algorithms import ALGORITHMS, SYNONYMS, LearnerConfig, algorithm
 
 
 def test_the_seven_names():
@@ -57,9 +57,24 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         algorithm("xyzzy")
 
 
-def test_an_unknown_option_is_an_error():
-    with pytest.raises(TypeError, match="learning_rate"):
-        algorithm("ppo", learning_rate=1.0)
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("learning_rate", "; did you mean 'lr'?"),
+        ("gae_lambda", "; did you mean 'lam'?"),
+        ("epoch", "; did you mean 'epochs'?"),
+        ("xyzzy", ": use one of baseline, gamma, .*seed"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_nearest(option, hint):
+    with pytest.raises(ValueError, match=f"unknown option '{option}' of the learner{hint}"):
+        algorithm("ppo", **{option: 1})
+
+
+def test_other_libraries_names_lead_to_options_that_exist():
+    known = {field.name for field in fields(LearnerConfig)}
+    assert {name for names in SYNONYMS.values() for name in names} <= known
+    assert not set(SYNONYMS) & known
 
 
 def test_every_option_has_a_default():

@@ -192,7 +192,7 @@ def test_a_segment_that_bootstraps_from_the_true_values_is_exact_for_its_own_ste
     whole = tree.rollout(values)
     cut = {
         name: getattr(whole, name)[:, :2]
-        for name in ("logprobs", "values", "next_values", "rewards", "mask")
+        for name in ("actions", "logprobs", "values", "next_values", "rewards", "mask")
     }
     ends = whole.ends[:, :2].clone()
     ends[:, 1] = 1

@@ -16,6 +16,7 @@ from rlhf_pg.core.gradients import (
     weighted_scores,
 )
 from rlhf_pg.core.rollout import Evaluation, Rollout
+from support.core import policy_of, ragged_rollout
 
 PLAIN = LearnerConfig(baseline="none")
 
@@ -45,8 +46,8 @@ def every(policy):
     return list(policy.parameters())
 
 
-def test_weighted_scores_are_the_gradient_of_the_loss(make_rollout, make_policy):
-    rollout, policy = make_rollout(), make_policy()
+def test_weighted_scores_are_the_gradient_of_the_loss():
+    rollout, policy = ragged_rollout(), policy_of()
     config = algorithm("ppo", reduction="episode")
     advantages, _ = estimate_advantages(rollout, config)
     logprobs = policy.evaluate(rollout).logprobs
@@ -57,8 +58,8 @@ def test_weighted_scores_are_the_gradient_of_the_loss(make_rollout, make_policy)
     assert_close(actual, expected.flatten())
 
 
-def test_the_scores_of_single_steps_add_to_the_whole(make_rollout, make_policy):
-    rollout, policy = make_rollout(), make_policy()
+def test_the_scores_of_single_steps_add_to_the_whole():
+    rollout, policy = ragged_rollout(), policy_of()
     logprobs = policy.evaluate(rollout).logprobs
     weights = torch.randn(3, *logprobs.shape, dtype=torch.float64) * rollout.mask
     parameters = every(policy)
@@ -87,8 +88,8 @@ def test_weights_of_ppo_by_hand():
         assert_close(weights, torch.tensor([expected]).double() / 3)
 
 
-def test_padding_weighs_nothing(make_rollout):
-    rollout = make_rollout()
+def test_padding_weighs_nothing():
+    rollout = ragged_rollout()
     rollout.logprobs = torch.where(rollout.mask, rollout.logprobs, torch.inf)
     for config in (PLAIN, algorithm("ppo")):
         weights = step_weights(rollout, torch.full_like(rollout.rewards, 1e6), config)

@@ -18,6 +18,7 @@ from torch.testing import assert_close
 from rlhf_pg.core.algorithms import ALGORITHMS, LearnerConfig, algorithm
 from rlhf_pg.core.kl import k1
 from rlhf_pg.core.learner import Evaluation, Learner, Rollout
+from support.core import TablePolicy, policy_of, ragged_rollout
 
 EVERYTHING = LearnerConfig(entropy_coef=0.1, value_clip=0.2, clip=0.2, whiten_advantages=True)
 NAMES = list(ALGORITHMS)
@@ -40,7 +41,7 @@ def fresh(rollout, policy):
 # Equalities
 
 
-def test_a2c_is_ppo_with_one_epoch_one_minibatch_and_no_whitening(make_rollout, make_policy):
+def test_a2c_is_ppo_with_one_epoch_one_minibatch_and_no_whitening():
     """Huang et al. 2022 (arXiv 2205.09123)."""
     a2c = algorithm("a2c", lr=0.05)
     ppo = algorithm(
@@ -49,25 +50,23 @@ def test_a2c_is_ppo_with_one_epoch_one_minibatch_and_no_whitening(make_rollout, 
     ppo.reduction = a2c.reduction
     learned = []
     for config in (a2c, ppo):
-        policy = make_policy()
+        policy = policy_of()
         learner = Learner(policy, config)
         for seed in range(4):
-            learner.update(fresh(make_rollout(seed=seed), policy))
+            learner.update(fresh(ragged_rollout(seed=seed), policy))
         learned.append(parameters(policy))
     assert_close(*learned, atol=1e-12, rtol=0)
-    assert (learned[0] - parameters(make_policy())).abs().max() > 0.1
+    assert (learned[0] - parameters(policy_of())).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("micro_rows", [1, 3, 5])
 @pytest.mark.parametrize("reduction", ["episode", "token", "constant"])
-def test_a_step_taken_in_parts_is_the_step_taken_at_once(
-    make_rollout, make_policy, reduction, micro_rows
-):
+def test_a_step_taken_in_parts_is_the_step_taken_at_once(reduction, micro_rows):
     config = replace(EVERYTHING, reduction=reduction, max_grad_norm=0.0)
     results = []
     for size in (None, micro_rows):
-        policy = make_policy()
-        metrics = Learner(policy, replace(config, micro_rows=size)).update(make_rollout())
+        policy = policy_of()
+        metrics = Learner(policy, replace(config, micro_rows=size)).update(ragged_rollout())
         results.append((gradients(policy), metrics))
     (whole, expected), (parts, actual) = results
     assert_close(parts, whole, atol=1e-12, rtol=0)
@@ -112,25 +111,25 @@ def test_two_processes_with_half_the_rows_each_learn_what_one_learns_with_all(tm
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_same_seed_is_the_same_run(make_rollout, make_policy, name):
+def test_the_same_seed_is_the_same_run(name):
     runs = []
     for _ in range(2):
-        policy = make_policy()
-        metrics = Learner(policy, algorithm(name)).update(make_rollout())
+        policy = policy_of()
+        metrics = Learner(policy, algorithm(name)).update(ragged_rollout())
         runs.append((parameters(policy), metrics))
     assert torch.equal(runs[0][0], runs[1][0])
     assert runs[0][1] == runs[1][1]
 
 
-def test_another_seed_is_another_order_of_minibatches(make_rollout, make_policy):
-    policies = [make_policy(), make_policy()]
+def test_another_seed_is_another_order_of_minibatches():
+    policies = [policy_of(), policy_of()]
     for seed, policy in enumerate(policies):
-        Learner(policy, algorithm("ppo", seed=seed)).update(make_rollout())
+        Learner(policy, algorithm("ppo", seed=seed)).update(ragged_rollout())
     assert not torch.equal(*map(parameters, policies))
 
 
-def test_every_epoch_sees_every_row_once_in_a_new_order(make_rollout, make_policy):
-    policy, seen = make_policy(), []
+def test_every_epoch_sees_every_row_once_in_a_new_order():
+    policy, seen = policy_of(), []
     evaluate = policy.evaluate
 
     def listening(rollout):
@@ -138,7 +137,7 @@ def test_every_epoch_sees_every_row_once_in_a_new_order(make_rollout, make_polic
         return evaluate(rollout)
 
     policy.evaluate = listening
-    rollout = make_rollout()
+    rollout = ragged_rollout()
     metrics = Learner(policy, algorithm("ppo", epochs=3, minibatches=2)).update(rollout)
     assert metrics["gradient_steps"] == len(seen) == 6
     epochs = [seen[i] + seen[i + 1] for i in (0, 2, 4)]
@@ -150,21 +149,21 @@ def test_every_epoch_sees_every_row_once_in_a_new_order(make_rollout, make_polic
 # Options
 
 
-def test_the_learning_rate_falls_linearly_to_zero_and_stays_there(make_rollout, make_policy):
-    policy = make_policy()
+def test_the_learning_rate_falls_linearly_to_zero_and_stays_there():
+    policy = policy_of()
     learner = Learner(policy, LearnerConfig(lr=0.4, lr_decay_updates=4))
     rates = []
     for _ in range(6):
         before = parameters(policy)
-        rates.append(learner.update(make_rollout())["learning_rate"])
+        rates.append(learner.update(ragged_rollout())["learning_rate"])
     assert rates == pytest.approx([0.4, 0.3, 0.2, 0.1, 0, 0])
     assert torch.equal(before, parameters(policy))
 
 
-def test_the_gradient_is_held_to_its_norm_and_the_log_says_what_it_was(make_rollout, make_policy):
+def test_the_gradient_is_held_to_its_norm_and_the_log_says_what_it_was():
     def update(limit):
-        policy = make_policy()
-        metrics = Learner(policy, LearnerConfig(max_grad_norm=limit)).update(make_rollout())
+        policy = policy_of()
+        metrics = Learner(policy, LearnerConfig(max_grad_norm=limit)).update(ragged_rollout())
         return metrics["grad_norm"], gradients(policy)
 
     norm, free = update(limit=0.0)
@@ -177,10 +176,10 @@ def test_the_gradient_is_held_to_its_norm_and_the_log_says_what_it_was(make_roll
     assert torch.equal(update(limit=1e9)[1], free)
 
 
-def test_epochs_stop_once_the_policy_has_gone_far_enough(make_rollout, make_policy):
+def test_epochs_stop_once_the_policy_has_gone_far_enough():
     def steps(**options):
         config = algorithm("ppo", lr=0.1, epochs=10, minibatches=1, **options)
-        return Learner(make_policy(), config).update(make_rollout())["gradient_steps"]
+        return Learner(policy_of(), config).update(ragged_rollout())["gradient_steps"]
 
     assert steps() == 10
     assert 1 < steps(target_kl=0.01) < 10
@@ -188,47 +187,47 @@ def test_epochs_stop_once_the_policy_has_gone_far_enough(make_rollout, make_poli
     assert steps(target_kl=1e-12) == 2
 
 
-def test_in_a_critics_warm_up_only_the_critic_learns(make_rollout, make_policy):
-    policy = make_policy()
+def test_in_a_critics_warm_up_only_the_critic_learns():
+    policy = policy_of()
     config = replace(EVERYTHING, critic_warmup=2, weight_decay=0.1, lr=0.1)
     learner = Learner(policy, config)
     start, values = policy.logits.detach().clone(), policy.values.detach().clone()
     for _ in range(2):
-        learner.update(make_rollout())
+        learner.update(ragged_rollout())
         assert torch.equal(policy.logits, start)
         assert not torch.equal(policy.values, values)
-    learner.update(make_rollout())
+    learner.update(ragged_rollout())
     assert not torch.equal(policy.logits, start)
 
 
-def test_a_warm_up_without_a_critic_takes_no_step(make_rollout, make_policy):
-    policy = make_policy()
+def test_a_warm_up_without_a_critic_takes_no_step():
+    policy = policy_of()
     before = parameters(policy)
-    Learner(policy, algorithm("reinforce", critic_warmup=1)).update(make_rollout())
+    Learner(policy, algorithm("reinforce", critic_warmup=1)).update(ragged_rollout())
     assert torch.equal(parameters(policy), before)
 
 
-def test_frozen_parameters_stay(make_rollout, make_policy):
-    policy = make_policy()
+def test_frozen_parameters_stay():
+    policy = policy_of()
     policy.values.requires_grad_(False)
     before = policy.values.clone()
-    Learner(policy, algorithm("ppo", weight_decay=0.1)).update(make_rollout())
+    Learner(policy, algorithm("ppo", weight_decay=0.1)).update(ragged_rollout())
     assert torch.equal(policy.values, before)
 
 
-def test_an_optimiser_from_outside_takes_the_steps(make_rollout, make_policy):
-    policy = make_policy()
+def test_an_optimiser_from_outside_takes_the_steps():
+    policy = policy_of()
     before = parameters(policy)
     optimizer = torch.optim.SGD(policy.parameters())
     config = algorithm("reinforce-baseline", lr=0.3, max_grad_norm=0.0)
-    Learner(policy, config, optimizer=optimizer).update(make_rollout())
+    Learner(policy, config, optimizer=optimizer).update(ragged_rollout())
     assert_close(parameters(policy), before - 0.3 * gradients(policy))
 
 
-def test_the_moving_average_is_of_the_batches_before(make_rollout, make_policy):
-    learner = Learner(make_policy(), LearnerConfig(baseline="moving-average"))
+def test_the_moving_average_is_of_the_batches_before():
+    learner = Learner(policy_of(), LearnerConfig(baseline="moving-average"))
     assert learner.average.value == 0
-    rollout = make_rollout()
+    rollout = ragged_rollout()
     learner.update(rollout)
     returns = torch.where(rollout.mask, rollout.rewards, 0).sum(1)
     assert learner.average.value == pytest.approx(returns.mean().item())
@@ -266,45 +265,41 @@ class Arms(torch.nn.Module):
 # Metrics
 
 
-def test_before_the_first_step_the_policy_is_the_one_that_sampled(make_rollout, make_policy):
-    policy = make_policy()
+def test_before_the_first_step_the_policy_is_the_one_that_sampled():
+    policy = policy_of()
     config = algorithm("ppo", epochs=1, minibatches=1)
-    metrics = Learner(policy, config).update(fresh(make_rollout(), policy))
+    metrics = Learner(policy, config).update(fresh(ragged_rollout(), policy))
     for name in ("first_ratio_drift", "ratio_drift", "update_kl", "clip_fraction"):
         assert metrics[name] == 0
 
 
-def test_a_policy_that_is_not_the_one_that_sampled_shows_in_the_first_drift(
-    make_rollout, make_policy
-):
-    rollout = make_rollout()
+def test_a_policy_that_is_not_the_one_that_sampled_shows_in_the_first_drift():
+    rollout = ragged_rollout()
     rollout.logprobs = rollout.logprobs - 0.5
     config = algorithm("ppo", epochs=1, minibatches=1)
-    metrics = Learner(make_policy(), config).update(rollout)
+    metrics = Learner(policy_of(), config).update(rollout)
     drift = math.exp(0.5) - 1
     assert metrics["first_ratio_drift"] == pytest.approx(drift)
     assert metrics["update_kl"] == pytest.approx(drift - 0.5)
     assert metrics["clip_fraction"] == 1
 
 
-def test_the_logged_entropy_is_the_mean_over_real_steps(make_rollout, make_policy):
-    policy, rollout = make_policy(), make_rollout()
+def test_the_logged_entropy_is_the_mean_over_real_steps():
+    policy, rollout = policy_of(), ragged_rollout()
     p = policy.logits[rollout.inputs].softmax(-1)
     expected = -(p * p.log()).sum(-1)[rollout.mask].mean().item()
     assert Learner(policy, LearnerConfig()).update(rollout)["entropy"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("right, expected", [(True, 1.0), (False, 0.0)])
-def test_a_perfect_critic_explains_all_variance_and_a_constant_one_none(
-    make_rollout, make_policy, right, expected
-):
-    rollout = make_rollout()
+def test_a_perfect_critic_explains_all_variance_and_a_constant_one_none(right, expected):
+    rollout = ragged_rollout()
     real = torch.where(rollout.mask, rollout.rewards, 0)
     to_go = real.flip(1).cumsum(1).flip(1)
     after = torch.cat([to_go[:, 1:], torch.zeros_like(to_go[:, :1])], dim=1)
     rollout.values = to_go if right else torch.full_like(to_go, 3.0)
     rollout.next_values = after if right else (1 - rollout.ends) * 3.0
-    metrics = Learner(make_policy(), LearnerConfig(lam=1.0)).update(rollout)
+    metrics = Learner(policy_of(), LearnerConfig(lam=1.0)).update(rollout)
     assert metrics["explained_variance"] == pytest.approx(expected, abs=1e-9)
 
 
@@ -313,10 +308,8 @@ def test_a_perfect_critic_explains_all_variance_and_a_constant_one_none(
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("name", ["rewards", "logprobs", "values", "next_values", "ref_logprobs"])
-def test_a_number_that_is_none_is_refused_with_its_row_and_step(
-    make_rollout, make_policy, name, bad
-):
-    policy, rollout = make_policy(), make_rollout()
+def test_a_number_that_is_none_is_refused_with_its_row_and_step(name, bad):
+    policy, rollout = policy_of(), ragged_rollout()
     before = parameters(policy)
     row, step = [int(i) for i in rollout.mask.nonzero()[7]]
     getattr(rollout, name)[row, step] = bad
@@ -326,10 +319,8 @@ def test_a_number_that_is_none_is_refused_with_its_row_and_step(
 
 
 @pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1e200])
-def test_a_gradient_that_is_no_number_is_refused_and_no_step_is_taken(
-    make_rollout, make_policy, factor
-):
-    policy = make_policy()
+def test_a_gradient_that_is_no_number_is_refused_and_no_step_is_taken(factor):
+    policy = policy_of()
     before, evaluate = parameters(policy), policy.evaluate
 
     def broken(rollout):
@@ -341,33 +332,33 @@ def test_a_gradient_that_is_no_number_is_refused_and_no_step_is_taken(
     with pytest.raises(
         FloatingPointError, match="gradient's norm is (nan|inf) in update 0; no step"
     ):
-        learner.update(make_rollout())
+        learner.update(ragged_rollout())
     assert torch.equal(parameters(policy), before)
     policy.evaluate = evaluate
-    learner.update(make_rollout())  # and the learner can go on
+    learner.update(ragged_rollout())  # and the learner can go on
     assert torch.isfinite(parameters(policy)).all()
 
 
-def test_a_critic_that_is_not_there_is_asked_for(make_rollout, make_policy):
-    policy = make_policy()
+def test_a_critic_that_is_not_there_is_asked_for():
+    policy = policy_of()
     evaluate = policy.evaluate
     policy.evaluate = lambda rollout: replace(evaluate(rollout), values=None)
     with pytest.raises(ValueError, match="needs a policy with values"):
-        Learner(policy, LearnerConfig()).update(make_rollout())
-    Learner(policy, algorithm("reinforce")).update(make_rollout())
+        Learner(policy, LearnerConfig()).update(ragged_rollout())
+    Learner(policy, algorithm("reinforce")).update(ragged_rollout())
 
 
 # Memory
 
 
 @pytest.mark.parametrize("baseline", ["critic", "moving-average"])
-def test_a_saved_learner_continues_bit_for_bit(make_rollout, make_policy, baseline):
+def test_a_saved_learner_continues_bit_for_bit(baseline):
     config = algorithm("ppo", baseline=baseline, lr=0.05, lr_decay_updates=9, critic_warmup=1)
 
     def go_on(learner, seeds):
-        return [learner.update(make_rollout(seed=seed)) for seed in seeds]
+        return [learner.update(ragged_rollout(seed=seed)) for seed in seeds]
 
-    policy = make_policy()
+    policy = policy_of()
     learner = Learner(policy, config)
     go_on(learner, range(3))
     file = io.BytesIO()
@@ -376,7 +367,7 @@ def test_a_saved_learner_continues_bit_for_bit(make_rollout, make_policy, baseli
 
     file.seek(0)
     saved, weights = torch.load(file, weights_only=True)
-    resumed = make_policy()
+    resumed = policy_of()
     resumed.load_state_dict(weights)
     other = Learner(resumed, config)
     other.load_state_dict(saved)
@@ -388,8 +379,8 @@ def test_a_saved_learner_continues_bit_for_bit(make_rollout, make_policy, baseli
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_algorithm_learns_a_two_armed_bandit(table_policy, name):
-    policy = table_policy(torch.zeros(1, 2))
+def test_every_algorithm_learns_a_two_armed_bandit(name):
+    policy = TablePolicy(torch.zeros(1, 2))
     learner = Learner(policy, algorithm(name, lr=0.1))
     generator = torch.Generator().manual_seed(0)
     ones = torch.ones(32, 1)
@@ -464,14 +455,14 @@ def with_a_hole(rollout):
 @pytest.mark.parametrize("poison", [1e6, float("inf"), float("-inf"), float("nan")])
 @pytest.mark.parametrize("name", [*NAMES, "everything"])
 @pytest.mark.parametrize("prepare", [lambda r: r, with_a_hole], ids=["right", "hole"])
-def test_padding_and_holes_change_nothing_at_all(make_rollout, make_policy, prepare, name, poison):
+def test_padding_and_holes_change_nothing_at_all(prepare, name, poison):
     config = EVERYTHING if name == "everything" else algorithm(name)
     runs = []
     for bad in (0.0, poison):
-        policy = make_policy(poison=bad)
+        policy = policy_of(poison=bad)
         learner = Learner(policy, replace(config, max_grad_norm=0.0))
         metrics = [
-            learner.update(poisoned(prepare(make_rollout(seed=seed)), bad)) for seed in range(2)
+            learner.update(poisoned(prepare(ragged_rollout(seed=seed)), bad)) for seed in range(2)
         ]
         runs.append((metrics, parameters(policy)))
     assert runs[0][0] == runs[1][0]
@@ -479,10 +470,8 @@ def test_padding_and_holes_change_nothing_at_all(make_rollout, make_policy, prep
 
 
 @pytest.mark.parametrize("reduction", ["episode", "token", "constant"])
-def test_columns_of_padding_more_change_a_step_only_through_the_constant_reduction(
-    make_rollout, make_policy, reduction
-):
-    rollout = make_rollout()
+def test_columns_of_padding_more_change_a_step_only_through_the_constant_reduction(reduction):
+    rollout = ragged_rollout()
     wider = {}
     for field in fields(rollout):
         x = getattr(rollout, field.name)
@@ -490,7 +479,7 @@ def test_columns_of_padding_more_change_a_step_only_through_the_constant_reducti
             wider[field.name] = torch.cat([x, torch.zeros_like(x)], dim=1)
     found = []
     for each in (rollout, replace(rollout, **wider)):
-        policy = make_policy()
+        policy = policy_of()
         config = algorithm("reinforce", reduction=reduction, max_grad_norm=0.0)
         Learner(policy, config).update(each)
         found.append(gradients(policy))
@@ -498,18 +487,18 @@ def test_columns_of_padding_more_change_a_step_only_through_the_constant_reducti
     assert_close(found[1] * factor, found[0], atol=1e-12, rtol=0)
 
 
-def test_the_order_of_the_rows_does_not_matter(make_rollout, make_policy):
+def test_the_order_of_the_rows_does_not_matter():
     found = []
     for rows in (slice(None), [6, 7, 0, 1, 4, 5, 2, 3]):  # groups of two stay together
-        policy = make_policy()
-        Learner(policy, algorithm("rloo", max_grad_norm=0.0)).update(make_rollout()[rows])
+        policy = policy_of()
+        Learner(policy, algorithm("rloo", max_grad_norm=0.0)).update(ragged_rollout()[rows])
         found.append(gradients(policy))
     assert_close(*found, atol=1e-12, rtol=0)
 
 
-def test_updating_leaves_the_rollout_as_it_was(make_rollout, make_policy):
-    rollout, same = make_rollout(), copy.deepcopy(make_rollout())
-    Learner(make_policy(), EVERYTHING).update(rollout)
+def test_updating_leaves_the_rollout_as_it_was():
+    rollout, same = ragged_rollout(), copy.deepcopy(ragged_rollout())
+    Learner(policy_of(), EVERYTHING).update(rollout)
     for field in fields(rollout):
         one, other = getattr(rollout, field.name), getattr(same, field.name)
         assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other

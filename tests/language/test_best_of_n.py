@@ -1,12 +1,20 @@
-"""Best-of-n against its definition: every subset of a pool, every draw of a small distribution."""
+"""Best-of-n and the win rate against their definitions, by enumeration and published values."""
 
 import math
 from itertools import combinations, product
 
 import pytest
 import torch
-from rlhf_pg.language.best_of_n import best_of_n, best_of_n_kl, kl_bound, pool_kl
 from torch.testing import assert_close
+
+from rlhf_pg.language.evaluate import (
+    best_of_n,
+    best_of_n_kl,
+    kl_bound,
+    pool_kl,
+    wilson,
+    win_rate,
+)
 
 POOL = torch.tensor([[0.5, -1.0, 2.0, 0.5, 0.0], [1.0, 1.0, 1.0, 3.0, 3.0]])
 GOLD = torch.tensor([[7.0, 1.0, -2.0, 3.0, 0.5], [0.0, 1.0, 2.0, 3.0, 9.0]])
@@ -99,3 +107,43 @@ def test_a_pool_with_some_ties_lies_between():
 
 def test_one_sample_of_one_prompt():
     assert float(best_of_n(torch.tensor([[2.5]]), torch.tensor([[4.0]]), 1)) == 4.0
+
+
+# Win rate
+
+
+def test_every_pair_of_a_prompt_is_compared_and_a_tie_counts_half():
+    ours = torch.tensor([[1.0, 3.0], [0.0, 0.0]])
+    theirs = torch.tensor([[2.0, 3.0], [0.0, -1.0]])
+    # prompt 0: 1<2, 1<3, 3>2, 3=3 -> 1.5 of 4; prompt 1: two ties, two wins -> 3 of 4
+    actual = win_rate(ours, theirs)
+    assert actual.rate == pytest.approx((1.5 / 4 + 3 / 4) / 2)
+    assert actual.prompts == 2
+
+
+def test_prompts_are_paired():
+    """Every completion of one prompt beats all of the other, on both sides: that is no win."""
+    hard_and_easy = torch.tensor([[0.0, 0.1], [10.0, 10.1]])
+    assert win_rate(hard_and_easy, hard_and_easy).rate == 0.5
+
+
+def test_wilson_at_published_values():
+    # Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20
+    assert wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson(15 / 148, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
+    assert wilson(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+
+
+def test_the_interval_is_not_empty_where_every_pair_is_won():
+    actual = win_rate(torch.ones(10, 1), torch.zeros(10, 1))
+    assert actual.rate == actual.high == 1.0 and 0.6 < actual.low < 0.8
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    generator = torch.Generator().manual_seed(0)
+    covered = 0
+    for _ in range(400):  # ours ~ N(0.5, 1), theirs ~ N(0, 1): P(win) = Phi(0.5 / sqrt 2)
+        ours = torch.randn(60, 1, generator=generator) + 0.5
+        actual = win_rate(ours, torch.randn(60, 1, generator=generator))
+        covered += actual.low <= 0.63816 <= actual.high
+    assert 0.92 <= covered / 400 <= 0.99

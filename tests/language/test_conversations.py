@@ -1,11 +1,10 @@
-"""Messages are written by the chat template, and what is added to a prompt is the completion."""
-
-import json
+"""Messages become text through the chat template; what an answer adds to its prompt is its text."""
 
 import pytest
 
-from rlhf_pg.language import models
 from rlhf_pg.language.data import read
+from rlhf_pg.language.sampling import encode
+from support.language import write_rows
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}> {{ m.content }} <eos> {% endfor %}"
@@ -13,11 +12,15 @@ TEMPLATE = (
 )
 
 
-def say(role, content):
+def message(role, content):
     return {"role": role, "content": content}
 
 
-ASK, GOOD, BAD = say("user", "how ?"), say("assistant", "fine"), say("assistant", "poor")
+ASK, GOOD, BAD = (
+    message("user", "how ?"),
+    message("assistant", "fine"),
+    message("assistant", "poor"),
+)
 
 
 @pytest.fixture
@@ -27,9 +30,7 @@ def chatty(tokenizer):
 
 
 def write(tmp_path, *rows):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
+    return write_rows(tmp_path / "rows.jsonl", rows)
 
 
 def test_messages_are_a_text_without_their_last_eos(tmp_path, chatty):
@@ -40,7 +41,7 @@ def test_messages_are_a_text_without_their_last_eos(tmp_path, chatty):
     ]
 
 
-def test_a_prompt_ends_where_the_assistant_is_to_speak_and_keeps_its_columns(tmp_path, chatty):
+def test_a_prompt_ends_where_the_answer_begins_and_keeps_its_columns(tmp_path, chatty):
     source = write(tmp_path, {"prompt": [ASK], "answer": 4})
     assert read(source, "prompts", tokenizer=chatty) == {
         "prompt": ["<user> how ? <eos> <assistant>"],
@@ -87,10 +88,10 @@ def test_a_bos_that_the_tokenizer_adds_is_not_written_twice(tmp_path, chatty):
     )
     chatty.chat_template = "<s>" + TEMPLATE
     (text,) = read(write(tmp_path, {"prompt": [ASK]}), "prompts", tokenizer=chatty)["prompt"]
-    assert models.encode(chatty, [text])[0].count(bos) == 1
+    assert encode(chatty, [text])[0].count(bos) == 1
 
 
-def test_without_a_chat_template_it_is_said_what_to_do(tmp_path, tokenizer):
+def test_without_a_chat_template_the_error_says_what_to_do(tmp_path, tokenizer):
     source = write(tmp_path, {"prompt": [ASK]})
     for reader in (None, tokenizer):
         with pytest.raises(ValueError, match="no chat template .* plain text"):

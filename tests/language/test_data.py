@@ -1,30 +1,19 @@
-"""Rows of text from every kind of source, and what is said of a wrong one."""
+"""Rows of text from every kind of source, what is said of a wrong one, and batches of prompts."""
 
 import gzip
 import json
 
-import huggingface_hub
 import pytest
 
 from rlhf_pg.language import data
-from rlhf_pg.language.data import hold_out, read
+from rlhf_pg.language.data import PromptBatches, check_prompt_lengths, hold_out, read, spread
+from support.language import write_rows
 
 ROWS = [{"text": "one two"}, {"text": "three , four"}]
 PAIRS = [
     {"prompt": "a b", "chosen": " c", "rejected": " d", "chosen_finished": False},
     {"prompt": "e", "chosen": " f", "rejected": " g", "chosen_finished": True},
 ]
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-
-
-def jsonl(rows):
-    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def write(path, rows=ROWS):
@@ -34,9 +23,9 @@ def write(path, rows=ROWS):
 
     match path.name.split(".", 1)[1]:
         case "jsonl":
-            path.write_text(jsonl(rows))
+            write_rows(path, rows)
         case "jsonl.gz":
-            path.write_bytes(gzip.compress(jsonl(rows).encode()))
+            path.write_bytes(gzip.compress("".join(json.dumps(r) + "\n" for r in rows).encode()))
         case "json":
             path.write_text(json.dumps(rows))
         case "csv":
@@ -56,7 +45,7 @@ def test_every_format_gives_the_same_rows(tmp_path, suffix):
     }
 
 
-def test_a_folder_is_all_its_files_and_what_is_no_data_is_left_alone(tmp_path):
+def test_a_folder_is_all_its_files_of_data(tmp_path):
     folder = tmp_path / "rows"
     folder.mkdir()
     write(folder / "a.jsonl")
@@ -155,7 +144,7 @@ def test_wrong_columns_are_named_with_those_wanted(tmp_path, kind, wanted):
         ([{"chosen": "a", "rejected": None}], "preferences", "'rejected' is NoneType, not text"),
     ],
 )
-def test_rows_that_are_no_text_are_named(tmp_path, rows, kind, message):
+def test_rows_that_are_not_text_are_named(tmp_path, rows, kind, message):
     with pytest.raises(ValueError, match=message):
         read(write(tmp_path / "rows.jsonl", rows), kind)
 
@@ -169,7 +158,7 @@ def test_an_empty_file_holds_no_rows(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
-def test_a_broken_file_is_named_in_one_line_and_nothing_else_is_said(tmp_path, name, capfd):
+def test_a_broken_file_is_named_in_one_line_and_nothing_else_is_printed(tmp_path, name, capfd):
     (tmp_path / name).write_text("{no")
     with pytest.raises(ValueError, match=f"cannot read .*{name}") as error:
         read(str(tmp_path / name), "corpus")
@@ -186,13 +175,7 @@ def test_a_missing_file_and_an_unknown_format_are_named(tmp_path):
         read(str(tmp_path / "rows.xlsx"), "corpus")
 
 
-def test_a_hub_that_does_not_answer_is_said_so_at_once(monkeypatch):
-    class NoNetwork:
-        def head(self, *_, **__):
-            raise ConnectionError
-
-    monkeypatch.setattr(huggingface_hub, "get_session", NoNetwork)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+def test_a_hub_that_does_not_answer_is_reported_at_once(no_network):
     with pytest.raises(ValueError, match="'someone/data' is no file or folder here, and the Hug"):
         read("someone/data", "corpus")
 
@@ -217,3 +200,62 @@ def test_holding_out_splits_rows_and_loses_none():
     assert len(hold_out(rows, most=2)[1]["text"]) == 2
     with pytest.raises(ValueError, match="19 rows are too few to hold some out"):
         hold_out({"text": ["a"] * 19})
+
+
+# Batches of prompts
+
+
+def batches(count, rank=0, processes=1, seed=0):
+    rows = {"prompt": [f"p{i}" for i in range(10)], "answer": list(range(10))}
+    stream = PromptBatches(rows, 8, 2, seed, rank, processes)
+    return [next(stream) for _ in range(count)]
+
+
+def test_every_prompt_is_used_before_any_is_used_again():
+    used = [p for batch in batches(5) for p in batch["prompt"][::2]]
+    assert len(used) == 20 and len(set(used[:10])) == len(set(used[10:])) == 10
+    assert used[:10] != used[10:]
+
+
+def test_the_order_of_prompts_is_that_of_the_seed():
+    assert batches(3) == batches(3) != batches(3, seed=1)
+
+
+def test_samples_of_a_prompt_are_neighbours_and_keep_their_columns():
+    for batch in batches(3):
+        assert len(batch["prompt"]) == 8 and batch["prompt"][::2] == batch["prompt"][1::2]
+        assert batch["prompt"] == [f"p{answer}" for answer in batch["answer"]]
+
+
+def test_processes_share_a_batch_and_no_prompt_twice():
+    whole = batches(5)
+    parts = [batches(5, rank, 2) for rank in (0, 1)]
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert first["prompt"] + second["prompt"] == batch["prompt"]
+        assert len(first["prompt"]) == len(second["prompt"]) == 4
+
+
+def test_batches_continue_where_their_state_was_taken():
+    rows = {"prompt": [f"p{i}" for i in range(10)]}
+    stream, again = (PromptBatches(rows, 8, 2, seed=3) for _ in range(2))
+    for _ in range(4):  # into the second pass
+        next(stream)
+    state = stream.state_dict()
+    expected = [next(stream) for _ in range(6)]
+    again.load_state_dict(state)
+    assert [next(again) for _ in range(6)] == expected
+
+
+def test_prompts_are_spread_over_the_data():
+    rows = {"prompt": list("abcdefghij"), "x": list(range(10))}
+    assert spread(rows, 3) == {"prompt": ["a", "d", "g"], "x": [0, 3, 6]}
+    assert spread(rows, 2, samples_per_prompt=2)["x"] == [0, 0, 5, 5]
+    assert spread(rows, 99) == rows
+
+
+def test_prompts_that_just_fit_are_accepted(tokenizer, llama):
+    check_prompt_lengths(llama, tokenizer, ["the film is"], 45)
+    with pytest.raises(ValueError, match="prompt 0 has 3 tokens"):
+        check_prompt_lengths(llama, tokenizer, ["the film is"], 46)
+    with pytest.raises(ValueError, match="prompt 1 has no tokens"):
+        check_prompt_lengths(llama, tokenizer, ["the", ""], 4)

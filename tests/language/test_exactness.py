@@ -1,4 +1,4 @@
-"""On a task whose completions can all be written down, the rollout path gives the exact gradient.
+"""On a task whose completions can all be enumerated, the rollout path gives the exact gradient.
 
 J = E[R] - beta * KL(policy || reference), by autograd, against the learner's gradient over all
 completions, each weighed by its probability.
@@ -14,9 +14,8 @@ from rlhf_pg.core.learner import Learner, estimate_advantages
 from rlhf_pg.language import models
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import language_rollout, reference_logprobs
-from rlhf_pg.language.sampling import Completions
-
-from .conftest import tiny_lm, with_values
+from rlhf_pg.language.sampling import Completions, encode
+from support.language import tiny_lm, with_values
 
 BETA = 0.3
 
@@ -30,7 +29,7 @@ class Task:
         words = [i for i in range(6) if i != eos]
         ended = [(*p, eos) for n in range(3) for p in itertools.product(words, repeat=n)]
         self.completions = ended + list(itertools.product(words, repeat=3))
-        self.prompt = models.encode(tokenizer, ["x y"])[0]
+        self.prompt = encode(tokenizer, ["x y"])[0]
         self.policy = with_values(LanguagePolicy(tiny_lm("llama", tokenizer, spread=0.3)))
         other = tiny_lm("llama", tokenizer, spread=0.3, seed=1)
         self.reference = LanguagePolicy(other, critic="none")

@@ -1,16 +1,16 @@
 """Models and tokenizers: from a folder, a hub that may not answer, or made here."""
 
-import json
 import time
+from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM
 
+from reward_models.pretrained import context_length
 from rlhf_pg.language import models
-
-from .conftest import ARCHITECTURES, TEXTS, tiny_lm
+from support.language import ARCHITECTURES, TEXTS, tiny_lm
 
 
 @pytest.mark.parametrize("kind", ["word", "bpe"])
@@ -49,7 +49,7 @@ def test_training_a_tokenizer_says_nothing(capfd):
 def test_a_tiny_model_is_a_llama_that_knows_its_tokenizer(tokenizer):
     model = models.tiny_model(tokenizer, width=32, layers=1, heads=2, context=16)
     assert model.config.eos_token_id == 1 and model.config.pad_token_id == 0
-    assert models.context_length(model) == 16 and not model.training
+    assert context_length(model) == 16 and not model.training
     assert model.get_input_embeddings().weight.shape == (len(tokenizer), 32)
 
 
@@ -115,22 +115,22 @@ def test_a_tokenizer_too_large_for_its_model_is_refused(tokenizer, llama, tmp_pa
 def test_a_model_without_attention_is_refused(tokenizer, tmp_path):
     sizes = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
     models.save(tmp_path, MambaForCausalLM(MambaConfig(**sizes)), tokenizer)
-    with pytest.raises(ValueError, match="MambaForCausalLM keeps no keys and values"):
+    with pytest.raises(ValueError, match="MambaForCausalLM has no key-value cache"):
         models.load(str(tmp_path))
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_a_folder_that_is_no_model_is_said_to_be_none(base, missing):
-    (models.Path(base) / missing).unlink()
+    (Path(base) / missing).unlink()
     if missing == "tokenizer.json":
-        (models.Path(base) / "tokenizer_config.json").unlink()
+        (Path(base) / "tokenizer_config.json").unlink()
     with pytest.raises(ValueError, match="is a folder but no causal language model") as error:
         models.load(base)
     assert "\n" not in str(error.value)
 
 
 def test_pickled_weights_are_not_read(base):
-    path = models.Path(base)
+    path = Path(base)
     weights = AutoModelForCausalLM.from_pretrained(path).state_dict()
     (path / "model.safetensors").unlink()
     torch.save(weights, path / "pytorch_model.bin")
@@ -145,32 +145,17 @@ def test_a_name_that_is_nothing_says_what_makes_one():
         models.load("a/b/c")
 
 
-class NoNetwork:
-    calls = 0
-
-    def head(self, *_, **__):
-        NoNetwork.calls += 1
-        raise ConnectionError("no route to host")
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    NoNetwork.calls = 0
-    monkeypatch.setattr(huggingface_hub, "get_session", NoNetwork)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-
-
 def test_a_hub_that_does_not_answer_is_said_so_at_once(no_network):
     began = time.monotonic()
     with pytest.raises(ValueError, match="'someone/model' is no file or folder here, and the Hug"):
         models.load("someone/model")
-    assert NoNetwork.calls == 1 and time.monotonic() - began < 5
+    assert no_network.calls == 1 and time.monotonic() - began < 5
 
 
 def test_a_cached_model_is_read_without_asking_the_network(no_network, monkeypatch):
     asked = []
 
-    def from_pretrained(source, local_files_only):
+    def from_pretrained(source, local_files_only, **_):
         asked.append((source, local_files_only))
         raise OSError("far enough")
 
@@ -178,27 +163,16 @@ def test_a_cached_model_is_read_without_asking_the_network(no_network, monkeypat
     monkeypatch.setattr(models.AutoTokenizer, "from_pretrained", from_pretrained)
     with pytest.raises(ValueError, match="no model at 'someone/model'"):
         models.load("someone/model")
-    assert asked == [("someone/model", True)] and NoNetwork.calls == 0
-
-
-def test_encoding_has_no_eos_at_the_end(tokenizer):
-    assert models.encode(tokenizer, ["the film <eos>"]) == models.encode(tokenizer, ["the film"])
-
-
-def test_context_length_is_unknown_where_the_configuration_is_silent(llama):
-    class Silent:
-        config = json
-
-    assert models.context_length(llama) == 48 and models.context_length(Silent()) is None
+    assert asked == [("someone/model", True)] and no_network.calls == 0
 
 
 def test_small_models_get_one_thread_unless_the_user_said_otherwise(llama, monkeypatch):
     torch.set_num_threads(2)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    models.suit_threads(llama)
+    models.limit_threads(llama)
     assert torch.get_num_threads() == 2
     monkeypatch.delenv("OMP_NUM_THREADS")
-    models.suit_threads(llama)
+    models.limit_threads(llama)
     assert torch.get_num_threads() == 1
 
 

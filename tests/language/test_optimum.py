@@ -1,4 +1,4 @@
-"""Each algorithm finds the optimum of the KL-regularised objective, which can be written down.
+"""Each algorithm finds the optimum of the KL-regularised objective, which is known exactly.
 
 J(pi) = E[r] - beta KL(pi || ref) is largest at pi* = ref exp(r / beta) / Z, where it is
 J* = beta log Z. The language model here is a table with a row of logits for every prefix, so every
@@ -48,7 +48,7 @@ class TableLM(nn.Module):
 
 
 class OnePrompt:
-    """A tokenizer whose only prompt is one token, and whose texts nobody reads."""
+    """A tokenizer whose only prompt is one token, and whose texts are not used."""
 
     all_special_ids = [EOS]
     eos_token_id = pad_token_id = EOS

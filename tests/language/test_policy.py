@@ -1,4 +1,4 @@
-"""The policy scores what it sampled, at the state before each token, and padding is nothing."""
+"""The policy scores what it sampled, at the state before each token; padding changes nothing."""
 
 from dataclasses import replace
 
@@ -8,11 +8,11 @@ import torch
 from rlhf_pg.core.algorithms import algorithm
 from rlhf_pg.core.learner import Learner
 from rlhf_pg.language import models
-from rlhf_pg.language.policy import LanguagePolicy
+from rlhf_pg.language.config import TrainConfig
+from rlhf_pg.language.policy import LanguagePolicy, policy_from_folder
 from rlhf_pg.language.rollout import language_rollout, reference_logprobs, unscored
 from rlhf_pg.language.sampling import sample
-
-from .conftest import (
+from support.language import (
     PROMPTS,
     NumberTokenizer,
     alone,
@@ -52,14 +52,14 @@ def test_kl_to_a_copy_is_zero(lm, tokenizer, temperature):
     policy = LanguagePolicy(lm, temperature)
     reference = LanguagePolicy(lm, temperature, critic="none")
     done = draw(policy, tokenizer, ROWS)
-    drift = (done.logprobs - reference_logprobs(reference, done))[done.mask]
-    assert drift.abs().max() < 1e-5
+    log_ratio = (done.logprobs - reference_logprobs(reference, done))[done.mask]
+    assert log_ratio.abs().max() < 1e-5
     now = policy.evaluate(unscored(done)).logprobs
     assert torch.equal(now, reference_logprobs(reference, done))
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gpt-neox"])
-def test_dropout_is_off_whatever_the_configuration_and_whoever_asks_for_training(kind, tokenizer):
+def test_dropout_stays_off_whatever_the_model_is_configured_for(kind, tokenizer):
     rates = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
     rates |= {"hidden_dropout": 0.1, "attention_dropout": 0.1}
     model = tiny_lm(kind, tokenizer, **rates).train()
@@ -137,9 +137,9 @@ def test_columns_of_padding_are_left_out_and_put_back(policy, tokenizer):
     shortest = rollout.mask.sum(1).argmin()
     rows = rollout[shortest[None]]
     assert rows.mask.sum() < rows.mask.shape[1]
-    seen = []
+    widths = []
     hook = policy.model.register_forward_pre_hook(
-        lambda _, __, options: seen.append(options["input_ids"].shape[1]), with_kwargs=True
+        lambda _, __, options: widths.append(options["input_ids"].shape[1]), with_kwargs=True
     )
     part = policy.evaluate(rows)
     hook.remove()
@@ -148,7 +148,7 @@ def test_columns_of_padding_are_left_out_and_put_back(policy, tokenizer):
         together = getattr(whole, name)[shortest[None]][rows.mask]
         assert getattr(part, name).shape == rows.mask.shape
         torch.testing.assert_close(getattr(part, name)[rows.mask], together, atol=1e-5, rtol=0)
-    assert seen == [int(rows.inputs["attention_mask"].sum() + rows.mask.sum()) - 1]
+    assert widths == [int(rows.inputs["attention_mask"].sum() + rows.mask.sum()) - 1]
 
 
 def value_gradients(policy, rollout):
@@ -159,7 +159,7 @@ def value_gradients(policy, rollout):
     return trunk, policy.value_head.weight.grad
 
 
-def test_a_shared_critic_teaches_the_trunk_and_a_detached_one_does_not(llama, tokenizer):
+def test_a_shared_critic_trains_the_trunk_and_a_detached_one_does_not(llama, tokenizer):
     shared = with_values(LanguagePolicy(llama, critic="shared"))
     rollout = rollout_of(shared, tokenizer)
     trunk, head = value_gradients(shared, rollout)
@@ -186,9 +186,11 @@ def test_a_critic_starts_at_zero_in_full_precision(llama, tokenizer):
 
 def test_a_value_head_is_saved_and_read_back(policy, llama, tokenizer, tmp_path):
     models.save(tmp_path, policy.model, tokenizer)
-    policy.save_value_head(tmp_path)
-    again = LanguagePolicy(models.load(str(tmp_path))[0])
-    assert again.load_value_head(tmp_path)
+    plain = policy_from_folder(models.load(str(tmp_path))[0], tmp_path, TrainConfig())
+    assert plain.critic == "none"  # a folder without a head has no critic
+    policy.save_critic(tmp_path)
+    again = policy_from_folder(models.load(str(tmp_path))[0], tmp_path, TrainConfig())
+    assert again.critic == "shared"
     rollout = rollout_of(policy, tokenizer)
     assert torch.equal(again.evaluate(rollout).values, policy.evaluate(rollout).values)
     assert not LanguagePolicy(llama).load_value_head(tmp_path / "nowhere")

@@ -1,20 +1,26 @@
-"""Scores land on the last real token, the KL on every one, and a reward is asked rightly."""
+"""Scores land on the last real token, the KL on every one; rewards get texts and columns."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.testing import assert_close
 
+from rlhf_pg.core.advantages import estimate_advantages
 from rlhf_pg.core.algorithms import LearnerConfig
-from rlhf_pg.core.learner import estimate_advantages
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import (
+    completion_rows,
+    exact_kl,
+    kl_per_token,
     language_rollout,
     reference_logprobs,
+    score,
     score_completions,
     unscored,
 )
 from rlhf_pg.language.sampling import Completions
-
-from .conftest import PROMPTS, alone, draw, tiny_lm
+from support.language import PROMPTS, alone, draw, tiny_lm
 
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 0, 0]], dtype=torch.bool)
 LOGPROBS = torch.tensor([[-1.0, -2.0, 0.0], [-0.5, -1.0, -1.5], [-3.0, 0.0, 0.0]])
@@ -48,7 +54,7 @@ def test_the_kl_is_taken_off_the_reward_of_every_real_token():
     rollout = language_rollout(done_by_hand(), SCORES, REFERENCE, kl_coef=0.1)
     # k1 = log pi - log ref: .5, -1 | 0, 2, -.5 | -1, and the reward loses 0.1 of it.
     expected = [[-0.05, 1.1, 0], [0, -0.2, -1.95], [3.1, 0, 0]]
-    torch.testing.assert_close(rollout.rewards, torch.tensor(expected))
+    assert_close(rollout.rewards, torch.tensor(expected))
     assert rollout.ref_logprobs is None
 
 
@@ -84,7 +90,7 @@ def test_completions_of_one_prompt_are_compared_with_each_other():
     advantages, _ = estimate_advantages(rollout, LearnerConfig(baseline="leave-one-out"))
     # 1 - (-2 + 3)/2, -2 - (1 + 3)/2, 3 - (1 - 2)/2
     expected = torch.tensor([0.5, -4.0, 3.5])[:, None] * MASK
-    torch.testing.assert_close(advantages, expected)
+    assert_close(advantages, expected)
 
 
 def test_the_reference_scores_at_its_own_temperature(lm, tokenizer):
@@ -96,20 +102,22 @@ def test_the_reference_scores_at_its_own_temperature(lm, tokenizer):
     for row in range(len(PROMPTS)):
         logprobs, tokens, _ = alone(reference, done, row)
         own = logprobs.gather(1, tokens[:, None])[:, 0]
-        torch.testing.assert_close(scored[row][done.mask[row]], own, atol=1e-5, rtol=0)
+        assert_close(scored[row][done.mask[row]], own, atol=1e-5, rtol=0)
 
 
 def test_a_reward_is_called_with_texts_columns_and_what_finished():
-    asked = {}
+    received = {}
 
     def reward(**columns):
-        asked.update(columns)
+        received.update(columns)
         return [1, None, 0.5]
 
-    columns = {"answer": ["1", "2", "3"], "completions": ["no", "no", "no"]}
+    no = ["no"] * 3
+    columns = {"answer": ["1", "2", "3"]}
+    columns |= {"prompt": no, "prompts": no, "completions": no, "finished": no}
     scores, parts = score_completions(reward, done_by_hand(), columns)
     assert scores.tolist() == [1, 0, 0.5] and parts == {}
-    assert asked == {
+    assert received == {
         "prompts": ["a", "b c", "d"],
         "completions": [" x", " x y z", ""],
         "finished": [True, False, True],
@@ -130,7 +138,7 @@ def test_a_composed_reward_gives_its_parts():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_score_that_is_not_finite_names_its_row(bad):
-    with pytest.raises(FloatingPointError, match=f"{bad} to row 1: 'b c x y z'"):
+    with pytest.raises(FloatingPointError, match=rf"{bad} to row 1 \(' x y z'\)"):
         score_completions(lambda **_: [0, bad, 0], done_by_hand(), {})
 
 
@@ -145,11 +153,11 @@ def test_an_answer_that_is_no_list_of_numbers_is_an_error(answer):
         score_completions(lambda **_: answer, done_by_hand(), {})
 
 
-def test_what_a_reward_raises_is_not_hidden():
+def test_an_error_in_a_reward_names_its_place():
     def reward(**_):
         raise RuntimeError("out of coffee")
 
-    with pytest.raises(RuntimeError, match="out of coffee"):
+    with pytest.raises(ValueError, match="reward at .*test_rollout.py:.* RuntimeError: out of c"):
         score_completions(reward, done_by_hand(), {})
 
 
@@ -157,3 +165,72 @@ def test_unscored_episodes_carry_no_reward():
     rollout = unscored(done_by_hand())
     assert not rollout.rewards.any() and len(rollout) == 3
     assert torch.equal(rollout.mask, MASK)
+
+
+@pytest.mark.parametrize(
+    ("clip", "penalty", "shaped"),
+    [
+        (None, 0.0, [0.5, 0.5, 7.0, -7.0]),
+        (1.0, 0.0, [0.5, 0.5, 1.0, -1.0]),
+        (None, 0.25, [0.5, 0.25, 7.0, -7.25]),
+        (1.0, 0.25, [0.5, 0.25, 1.0, -1.25]),  # clipped first: the penalty stays
+    ],
+)
+def test_scores_are_clipped_and_then_cut_completions_are_penalised(clip, penalty, shaped):
+    done = SimpleNamespace(
+        finished=torch.tensor([True, False, True, False]),
+        logprobs=torch.zeros(4, 1),
+        prompts=[""] * 4,
+        texts=["a", "b", "c", "d"],
+    )
+    gold = lambda completions, **_: [float(ord(text)) for text in completions]  # noqa: E731
+    scores = score(lambda **_: [0.5, 0.5, 7.0, -7.0], gold, done, {}, clip, penalty)
+    assert scores.scores.tolist() == [0.5, 0.5, 7.0, -7.0]
+    assert scores.shaped.tolist() == shaped
+    assert scores.gold.tolist() == [97.0, 98.0, 99.0, 100.0]  # neither clipped nor penalised
+    assert score(lambda **_: [0.0] * 4, None, done, {}).gold is None
+
+
+# The KL
+
+
+def test_the_kl_of_a_token_is_k1_and_none_on_padding():
+    expected = [[0.5, -1.0, 0.0], [0.0, 2.0, -0.5], [-1.0, 0.0, 0.0]]
+    assert kl_per_token(done_by_hand(), REFERENCE).tolist() == expected
+
+
+def test_the_exact_kl_is_the_mean_of_k1_with_less_noise(tokenizer):
+    policy = LanguagePolicy(tiny_lm("llama", tokenizer, seed=0, spread=0.1), critic="none")
+    reference = LanguagePolicy(tiny_lm("llama", tokenizer, seed=3, spread=0.1), critic="none")
+    done = draw(policy, tokenizer, ["the film"] * 2000, steps=4)
+    exact = exact_kl(policy, reference, done)
+    k1 = kl_per_token(done, reference_logprobs(reference, done)).sum(1)
+    noise = float(k1.std() / len(k1) ** 0.5)
+    assert float(exact.mean()) == pytest.approx(float(k1.mean()), abs=4 * noise)
+    assert exact.std() < 0.5 * k1.std() and (exact >= 0).all()
+    assert_close(exact, exact_kl(policy, reference, done, rows=999))
+
+
+def test_the_exact_kl_of_a_row_is_the_sum_over_its_states(tokenizer, lm):
+    """Each row alone, by plain calls of both models."""
+    policy = LanguagePolicy(lm, temperature=0.7, critic="none")
+    reference = LanguagePolicy(tiny_lm("gpt2", tokenizer, seed=3), 0.7, critic="none")
+    done = draw(policy, tokenizer)
+    for row, actual in enumerate(exact_kl(policy, reference, done)):
+        p, q = (alone(model, done, row)[0] for model in (policy, reference))
+        expected = float((p.exp() * (p - q)).sum())
+        assert float(actual) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_rows_hold_what_was_measured_of_each_completion():
+    measured = {"score": SCORES, "kl": torch.tensor([0.123456, 0.0, -1.0])}
+    first, second, _ = completion_rows(done_by_hand(), measured)
+    assert first == {
+        "prompt": "a",
+        "completion": " x",
+        "score": 1.0,
+        "kl": 0.1235,
+        "length": 2,
+        "finished": True,
+    }
+    assert second["length"] == 3 and second["finished"] is False

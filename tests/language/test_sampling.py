@@ -5,14 +5,20 @@ import math
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, MistralConfig
+from transformers import AutoModelForCausalLM, DynamicCache, MistralConfig
 
 from rlhf_pg.language import models
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import unscored
-from rlhf_pg.language.sampling import completion_texts, pad_left, sample
-
-from .conftest import (
+from rlhf_pg.language.sampling import (
+    completion_texts,
+    continue_from,
+    encode,
+    pad_left,
+    pad_right,
+    sample,
+)
+from support.language import (
     PROMPTS,
     TEXTS,
     NumberTokenizer,
@@ -24,6 +30,20 @@ from .conftest import (
 )
 
 MANY = PROMPTS * 6
+
+
+@pytest.fixture
+def compactions(monkeypatch):
+    """How many rows were left each time that finished rows were dropped."""
+    kept = []
+    original = DynamicCache.batch_select_indices
+
+    def counted(cache, rows):
+        kept.append(len(rows))
+        return original(cache, rows)
+
+    monkeypatch.setattr(DynamicCache, "batch_select_indices", counted)
+    return kept
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -68,7 +88,7 @@ def test_a_sliding_window_slides_over_what_is_real(tokenizer, compactions):
 def test_left_padding_would_shift_positions_if_it_were_let(tokenizer):
     """The test above can fail: a GPT-2 that counts pads as positions says something else."""
     model = tiny_lm("gpt2", tokenizer).eval()
-    ids, mask = pad_left(models.encode(tokenizer, PROMPTS), tokenizer.pad_token_id, "cpu")
+    ids, mask = pad_left(encode(tokenizer, PROMPTS), tokenizer.pad_token_id, "cpu")
     right = LanguagePolicy(model)(ids, mask, keep=1)[0]
     wrong = model(ids, attention_mask=mask).logits[:, -1:].log_softmax(-1)
     assert (right - wrong).abs().max() > 0.1
@@ -87,7 +107,7 @@ def test_every_token_of_the_vocabulary_comes_as_often_as_the_model_says(tokenize
     policy = LanguagePolicy(tiny_lm("llama", tokenizer, spread=0.2), temperature)
     done = draw(policy, tokenizer, ["the film"] * 8_000, steps=1)
     with torch.no_grad():
-        logits = policy.model(torch.tensor(models.encode(tokenizer, ["the film"]))).logits[0, -1]
+        logits = policy.model(torch.tensor(encode(tokenizer, ["the film"]))).logits[0, -1]
     counts = torch.bincount(done.ids[:, 0], minlength=len(tokenizer)).double()
     assert chi_square_fits(counts, (logits / temperature).softmax(0).double())
 
@@ -103,7 +123,7 @@ def test_completions_come_as_often_as_the_model_says(compactions, temperature):
         for n in range(3)
         for words_before in itertools.product(words, repeat=n)
     ] + list(itertools.product(words, repeat=3))
-    prompt = models.encode(tokenizer, ["x"])[0]
+    prompt = encode(tokenizer, ["x"])[0]
     expected = {}
     for completion in completions:
         with torch.no_grad():
@@ -212,9 +232,12 @@ def test_greedy_takes_the_likeliest_token(lm, tokenizer):
         assert tokens.tolist() == logprobs.argmax(1).tolist()
 
 
-def test_pad_left_ends_every_row_in_the_last_column():
+def test_rows_are_padded_on_the_left_or_on_the_right():
     ids, mask = pad_left([[5], [6, 7, 8]], 0, "cpu")
     assert ids.tolist() == [[0, 0, 5], [6, 7, 8]] and mask.tolist() == [[0, 0, 1], [1, 1, 1]]
+    ids, mask = pad_right([[5], [6, 7, 8]], 0, "cpu")
+    assert ids.tolist() == [[5, 0, 0], [6, 7, 8]] and mask.dtype == torch.bool
+    assert mask.tolist() == [[True, False, False], [True, True, True]]
 
 
 @pytest.mark.parametrize("kind", ["word", "bpe"])
@@ -255,3 +278,47 @@ def test_a_bos_begins_the_prompt_and_no_eos_ends_it(llama, tokenizer):
     assert tokenizer("the")["input_ids"][-1] == eos
     done = draw(LanguagePolicy(llama), tokenizer, ["the film"])
     assert done.prompt_ids[0, 0] == 2 and eos not in done.prompt_ids
+
+
+def test_encoding_has_no_eos_at_the_end(tokenizer):
+    assert encode(tokenizer, ["the film <eos>"]) == encode(tokenizer, ["the film"])
+
+
+# Continuing from tokens that are given
+
+
+def test_a_completion_continues_its_tokens_as_if_they_had_been_sampled(tokenizer, compactions):
+    policy = with_values(LanguagePolicy(tiny_lm("llama", tokenizer), temperature=0.7))
+    done = draw(policy, tokenizer, MANY)
+    kept = done.mask.sum(1) > 2  # rows that have not ended by then
+    whole = continue_from(
+        policy,
+        tokenizer,
+        [prompt for prompt, row in zip(MANY, kept.tolist(), strict=True) if row],
+        done.prompt_ids[kept],
+        done.prompt_mask[kept],
+        done.ids[kept, :2],
+        12,
+        torch.Generator().manual_seed(1),
+    )
+    assert compactions and torch.equal(whole.ids[:, :2], done.ids[kept, :2])
+    assert whole.mask[:, :2].all() and not whole.logprobs[:, :2].any()
+    assert not torch.equal(whole.ids, done.ids[kept, : whole.ids.shape[1]])
+    for row in range(len(whole.texts)):
+        logprobs, tokens, values = alone(policy, whole, row)
+        real = whole.mask[row]
+        own = logprobs.gather(1, tokens[:, None])[:, 0]
+        torch.testing.assert_close(whole.logprobs[row][real][2:], own[2:], atol=1e-5, rtol=0)
+        torch.testing.assert_close(whole.values[row, :-1][real][2:], values[2:], atol=1e-5, rtol=0)
+        assert bool(whole.finished[row]) == (int(tokens[-1]) == tokenizer.eos_token_id)
+
+
+def test_counting_is_continued_from_the_number_given():
+    tokenizer, generator = NumberTokenizer(), torch.Generator()
+    ids, mask = pad_left(encode(tokenizer, ["3 4", "5"]), 0, "cpu")
+    begun = torch.tensor([[6], [2]])
+    done = continue_from(counting_policy(), tokenizer, ["3 4", "5"], ids, mask, begun, 4, generator)
+    assert done.ids.tolist() == [[6, 7, 8, 9], [2, 3, 4, 5]]
+    assert done.finished.tolist() == [True, False] and done.texts == [" 6 7 8", " 2 3 4 5"]
+    # V(s_t) = 100 * the last token of s_t + its position; 0 before the first sampled token.
+    assert done.values[1].tolist() == [0, 201, 302, 403, 504]

@@ -62,6 +62,8 @@ def test_a_list_a_mapping_and_callables_say_the_same():
         assert list(parts) == ["length", "missing-eos"]
     assert scores([polite, "sentiment"], "x", "x")[1]["polite"] == [1, 0]
     assert scores(polite, "x", "x")[0] == [1, 0]
+    loaded = load_reward("length + distinct")
+    assert load_reward(loaded) is loaded
 
 
 def test_the_same_name_twice_is_numbered():

@@ -1,12 +1,14 @@
 """Next-token training: the loss falls, EOS is learned, every text is read once a pass."""
 
-import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
-from rlhf_pg.language.finetuning import (
-    FinetuneConfig,
+
+from rlhf_pg.language import models
+from rlhf_pg.language.config import FinetuneConfig
+from rlhf_pg.language.finetune import (
     corpus_loss,
     encode,
     finetune,
@@ -17,20 +19,17 @@ from rlhf_pg.language.finetuning import (
 
 from rlhf_pg.language import models
 from rlhf_pg.runs import METRICS, read_jsonl
-
-from .conftest import TEXTS, tiny_lm
+from support.language import TEXTS, tiny_lm, write_rows
 
 
 @pytest.fixture
 def corpus(tmp_path):
-    path = tmp_path / "corpus.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS * 20))
-    return str(path)
+    return write_rows(tmp_path / "corpus.jsonl", [{"text": text} for text in TEXTS * 20])
 
 
 @pytest.fixture
-def asked(corpus, tmp_path):
-    def settings(**changes):
+def config_of(corpus, tmp_path):
+    def config_of(**changes):
         small = {
             "width": 32,
             "layers": 1,
@@ -43,29 +42,29 @@ def asked(corpus, tmp_path):
         options = {"data": corpus, "output": str(tmp_path / "run"), **small, **changes}
         return FinetuneConfig(**options)
 
-    return settings
+    return config_of
 
 
-def test_the_loss_falls_and_the_run_is_whole(asked):
-    run = finetune(asked())
+def test_the_loss_falls_and_the_run_is_whole(config_of):
+    run = finetune(config_of())
     lines = read_jsonl(run.path / "metrics.jsonl")
     assert set().union(*lines) <= set(METRICS)
     held_out = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
     assert len(held_out) == 6 and held_out[-1] < 1.0 < held_out[0]
     model, tokenizer = models.load(str(run.path))
-    again = corpus_loss(model, encode(tokenizer, read_corpus(asked())[1], 32))
+    again = corpus_loss(model, encode(tokenizer, read_corpus(config_of())[1], 32))
     assert again == pytest.approx(held_out[-1], abs=1e-5)
 
 
-def test_held_out_texts_are_not_trained_on_and_steps_are_counted_right(asked):
-    run = finetune(asked(epochs=2))
+def test_held_out_texts_are_not_trained_on_and_steps_are_counted_right(config_of):
+    run = finetune(config_of(epochs=2))
     # 60 texts, 3 of them held out, make 8 batches a pass.
     lines = read_jsonl(run.path / "metrics.jsonl")
     assert [line["iteration"] for line in lines] == [8, 10, 16]
 
 
-def test_the_model_learns_to_end(asked, tokenizer):
-    run = finetune(asked())
+def test_the_model_learns_to_end(config_of, tokenizer):
+    run = finetune(config_of())
     model, tokenizer = models.load(str(run.path))
     whole, half = TEXTS[0], "the film is good and"
     with torch.no_grad():
@@ -80,17 +79,16 @@ def test_the_model_learns_to_end(asked, tokenizer):
     assert end[0] > 0.5 > 0.05 > end[1]
 
 
-def test_the_same_seed_trains_the_same_model(asked, tmp_path):
-    weights = [
-        (finetune(asked(epochs=1, seed=seed, output=str(tmp_path / name))).path / "policy" / "model"
-         ).with_suffix(".safetensors").read_bytes()
-        for name, seed in (("a", 1), ("b", 1), ("c", 2))
-    ]  # fmt: skip
+def test_the_same_seed_trains_the_same_model(config_of, tmp_path):
+    weights = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run = finetune(config_of(epochs=1, seed=seed, output=str(tmp_path / name)))
+        weights.append((run.path / "policy" / "model.safetensors").read_bytes())
     assert weights[0] == weights[1] != weights[2]
 
 
-def test_a_pretrained_model_is_trained_on_with_its_own_tokenizer(asked, base, tmp_path):
-    run = finetune(asked(model=base, epochs=1))
+def test_a_pretrained_model_is_trained_on_with_its_own_tokenizer(config_of, base, tmp_path):
+    run = finetune(config_of(model=base, epochs=1))
     _, tokenizer = models.load(str(run.path))
     assert tokenizer.get_vocab() == models.load(base)[1].get_vocab()
 
@@ -146,16 +144,16 @@ def test_the_held_out_loss_is_per_token_and_not_per_batch(llama, tokenizer):
         assert corpus_loss(llama, rows, batch_size) == pytest.approx(total / count, rel=1e-4)
 
 
-def test_a_held_out_file_is_used_where_it_is_given(asked, tmp_path):
+def test_a_held_out_file_is_used_where_it_is_given(config_of, tmp_path):
     (tmp_path / "test.txt").write_text("a long film .\n")
-    train, test = read_corpus(asked(test=str(tmp_path / "test.txt")))
+    train, test = read_corpus(config_of(test=str(tmp_path / "test.txt")))
     assert test == ["a long film ."] and len(train) == 60
 
 
-def test_a_loss_that_is_no_longer_finite_is_an_error_and_leaves_no_model(asked, monkeypatch):
-    monkeypatch.setattr("rlhf_pg.language.finetuning.corpus_loss", lambda *_: math.nan)
-    config = asked(epochs=1)
+def test_a_loss_that_is_no_longer_finite_is_an_error_and_leaves_no_model(config_of, monkeypatch):
+    monkeypatch.setattr("rlhf_pg.language.finetune.corpus_loss", lambda *_: math.nan)
+    config = config_of(epochs=1)
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         finetune(config)
-    assert not (models.Path(config.output) / "policy").exists()
-    assert not list(models.Path(config.output).glob(".*"))
+    assert not (Path(config.output) / "policy").exists()
+    assert not list(Path(config.output).glob(".*"))

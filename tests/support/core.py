@@ -1,12 +1,11 @@
-"""A tiny language whose completions can all be written down, so that expectations are exact."""
+"""Tabular policies and their rollouts: of random rows, and of all completions of a tiny task."""
 
 from dataclasses import replace
 from itertools import product
 
-import pytest
 import torch
 
-from rlhf_pg.core.learner import Evaluation, Rollout
+from rlhf_pg.core.rollout import Evaluation, Rollout
 
 EOS = 0
 POISON = 1e6
@@ -15,7 +14,7 @@ POISON = 1e6
 class TablePolicy(torch.nn.Module):
     """A softmax with its own logits, and a critic with its own value, in every state.
 
-    What it says of padding is `poison`, which nobody may listen to.
+    On padding it returns `poison`, which must change nothing.
     """
 
     def __init__(self, logits, values=None, poison=POISON):
@@ -181,30 +180,3 @@ def policy_of(states=6, actions=3, dtype=torch.float64, **options):
     logits = torch.randn(states, actions, generator=generator, dtype=torch.float64).to(dtype)
     values = torch.randn(states, generator=generator, dtype=torch.float64).to(dtype)
     return TablePolicy(logits, values, **options)
-
-
-@pytest.fixture
-def tree():
-    """121 completions of at most 4 tokens out of 4."""
-    return Tree(length=4)
-
-
-@pytest.fixture
-def small_tree():
-    """13 completions of at most 2 tokens, for tests that enumerate pairs of them."""
-    return Tree(length=2)
-
-
-@pytest.fixture
-def make_rollout():
-    return ragged_rollout
-
-
-@pytest.fixture
-def make_policy():
-    return policy_of
-
-
-@pytest.fixture
-def table_policy():
-    return TablePolicy

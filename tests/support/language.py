@@ -1,8 +1,9 @@
-"""Tiny models of four architectures, far from uniform, and what each says of a text alone."""
+"""Tiny untrained models of four architectures, and what they compute for one text alone."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
 import torch
 from torch import nn
 from transformers import (
@@ -13,7 +14,6 @@ from transformers import (
     Qwen2Config,
 )
 
-from rlhf_pg.language import models
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.sampling import sample
 
@@ -55,13 +55,17 @@ def with_values(policy, seed=1):
 
 
 def draw(policy, tokenizer, prompts=PROMPTS, steps=12, seed=0, **options):
+    """Sampled completions of at most `steps` tokens."""
     generator = torch.Generator().manual_seed(seed)
     return sample(policy, tokenizer, prompts, steps, generator, **options)
 
 
 def alone(policy, done, row):
-    """Log-probabilities of a row's tokens (T, V), its tokens (T) and the values of the states,
-    by one plain call of the model: no padding, no mask, no positions, no cache."""
+    """Log-probabilities (T, V) and values (T,) of a row's states, and its tokens (T,), in the order
+    (log-probabilities, tokens, values).
+
+    By one plain call of the model on this row: no padding, no mask, no positions, no cache.
+    """
     prompt = done.prompt_ids[row][done.prompt_mask[row].bool()]
     tokens = done.ids[row][done.mask[row].bool()]
     with torch.no_grad():
@@ -75,7 +79,7 @@ def alone(policy, done, row):
 
 
 class CountingLM(nn.Module):
-    """Always says the next number: after token i comes i + 1. Its state is (token, position)."""
+    """Always predicts token i + 1 after token i. Its hidden state is (token, position)."""
 
     def __init__(self, vocabulary):
         super().__init__()
@@ -116,44 +120,13 @@ def counting_policy():
     return policy
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
+def count_good(completions, **_):
+    """A reward: the number of times a completion has the word "good"."""
+    return [float(text.split().count("good")) for text in completions]
 
 
-@pytest.fixture
-def tokenizer():
-    return models.train_tokenizer(TEXTS, "word")
-
-
-@pytest.fixture(params=ARCHITECTURES)
-def lm(request, tokenizer):
-    return tiny_lm(request.param, tokenizer)
-
-
-@pytest.fixture
-def llama(tokenizer):
-    return tiny_lm("llama", tokenizer)
-
-
-@pytest.fixture
-def compactions(monkeypatch):
-    """How many rows were left each time that finished rows were dropped."""
-    from transformers import DynamicCache
-
-    kept = []
-    original = DynamicCache.batch_select_indices
-
-    def counted(cache, rows):
-        kept.append(len(rows))
-        return original(cache, rows)
-
-    monkeypatch.setattr(DynamicCache, "batch_select_indices", counted)
-    return kept
-
-
-@pytest.fixture
-def base(tmp_path, tokenizer):
-    """A folder with a tiny model, as a user has one."""
-    models.save(tmp_path / "base", tiny_lm("llama", tokenizer, spread=0.1), tokenizer)
-    return str(tmp_path / "base")
+def write_rows(path, rows):
+    """Write a jsonl file, and return its path as text."""
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    Path(path).write_text(text, encoding="utf-8")
+    return str(path)
