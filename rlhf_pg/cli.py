@@ -119,8 +119,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "inspect": Command(
         "write a run's page: its curves, and every token's advantage beside the true one",
-        "rlhf_pg.study.inspection:InspectConfig",
-        "rlhf_pg.study_commands:inspect",
+        "rlhf_pg.study.config:InspectConfig",
+        "rlhf_pg.study.inspect:inspect",
         positional="run",
         positional_help="Folder of a run of `rlhf-pg train` or `rlhf-pg control`.",
     ),
@@ -143,8 +143,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "study credit": Command(
         "compare every token's advantage with the true one, by continuing from each prefix",
-        "rlhf_pg.study.credit:CreditConfig",
-        "rlhf_pg.study_commands:credit",
+        "rlhf_pg.study.config:CreditConfig",
+        "rlhf_pg.study.credit:credit",
         positional="run",
         positional_help="Folder of a run of `rlhf-pg train`.",
     ),

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reward_models.files import saved_text
 from rlhf_pg.chart import signed
-from rlhf_pg.runs import saved_text
 
 LIMIT = 1_950_000  # bytes of the whole page
 METRIC_LINES = 1_000

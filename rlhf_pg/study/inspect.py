@@ -1,0 +1,92 @@
+"""`rlhf-pg inspect`: a run as a page; true advantages are measured first if they are missing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rlhf_pg.control import records
+from rlhf_pg.language.loaded import open_run
+from rlhf_pg.progress import console
+from rlhf_pg.runs import METRICS, options_of, read_jsonl
+from rlhf_pg.study.config import InspectConfig
+from rlhf_pg.study.credit import measure, save
+from rlhf_pg.study.report import page, terminal
+
+
+def inspect(config: InspectConfig) -> Path | None:
+    """Write the page and return its path; with `config.terminal`, print instead and return None."""
+    data = collect(config)
+    if config.terminal:
+        terminal.show(data, config.channel, console)
+        return None
+    output = Path(config.output) if config.output else Path(config.run) / "report.html"
+    path = page.write_page(output, data)
+    console.print(f"open {path} in a browser", markup=False, soft_wrap=True)
+    return path
+
+
+def collect(config: InspectConfig) -> dict[str, Any]:
+    """Everything that the page of a run shows; raises ValueError if `config.run` is no run."""
+    folder = Path(config.run)
+    options = options_of(folder)
+    if {"env", "algorithm"} <= set(options):
+        return control_run(folder, options, config)
+    if {"rows", "algorithm"} <= set(options):
+        return language_run(folder, options, config)
+    if (folder / "estimators.json").is_file():
+        return page_data(folder, "language", "gradient estimators", options, [], None)
+    if not folder.exists():
+        raise ValueError(
+            f"no run at {folder}; `rlhf-pg train` and `rlhf-pg control` make runs to inspect"
+        )
+    raise ValueError(
+        f"{folder} is no run of `rlhf-pg train` or `rlhf-pg control`: it has no config.yaml of one"
+    )
+
+
+def language_run(folder: Path, options: dict[str, Any], config: InspectConfig) -> dict[str, Any]:
+    """The page's data for a text run; measures the true advantages if they are missing."""
+    measured = folder / "credit.jsonl"
+    if config.continuations and (config.again or not measured.is_file()):
+        run = open_run(str(folder))
+        save(folder, *measure(run, config.completions, config.continuations, config.seed))
+    episodes = _rows(folder / "tokens.jsonl") + _rows(measured)
+    title = f"{options['algorithm']} toward {options['reward']}"
+    return page_data(folder, "language", title, options, episodes, _json(folder / "credit.json"))
+
+
+def control_run(folder: Path, options: dict[str, Any], config: InspectConfig) -> dict[str, Any]:
+    """The page's data for a control run, with a few episodes played now."""
+    episodes = records.episodes(folder, max(1, config.completions // 6), config.seed)
+    title = f"{options['algorithm']} on {options['env']}"
+    return page_data(folder, "control", title, options, episodes, None)
+
+
+def page_data(
+    folder: Path,
+    kind: str,
+    title: str,
+    options: dict[str, Any],
+    episodes: list[dict[str, Any]],
+    agreement: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """What `report.page` draws: the arguments, and the metrics and estimators in the folder."""
+    estimators = _json(folder / "estimators.json")
+    return {
+        "title": title,
+        "kind": kind,
+        "config": options,
+        "metrics": _rows(folder / "metrics.jsonl"),
+        "metrics_help": METRICS,
+        "episodes": episodes,
+        "agreement": agreement,
+        "estimators": [estimators] if estimators else [],
+    }
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return read_jsonl(path) if path.is_file() else []
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
