@@ -1,1 +1,1 @@
-"""The report: a run as a page for the browser, and as text for the terminal."""
+"""A run as a page for the browser, and as text for the terminal."""

@@ -1,12 +1,12 @@
-// The playground: a policy gradient small enough to be exact. It draws with the functions of viewer.js.
-// Two states, A and B; two actions, 0 stays and 1 goes to the other; four steps from A. theta_s is the logit of going.
+// The playground: a policy gradient small enough to be exact, drawn with the functions of viewer.js.
+// Two states, A and B; two actions: 0 stays, 1 goes to the other; four steps from A. theta_s is the logit of going.
 const HORIZON = 4, PAIR = [0, 1], STATES = ["A", "B"], ACTIONS = ["stay", "go"];
 const play = { a: 0.3, b: 0.5, rewards: [[0.2, -0.3], [1, 0]], count: 60, weigh: "return", step: 6, limit: 0.05,
   clip: 0.2, seed: 1 };
 const sigmoid = (x) => 1 / (1 + Math.exp(-x));
 const after = (state, action) => (action ? 1 - state : state);
 const along = (theta, direction, k) => theta.map((x, i) => x + k * direction[i]);
-function exact(theta, rewards) { // J, its gradient, the chance visits[t][s] of being in s, V[t][s] and A[t][s][a]
+function exact(theta, rewards) { // J, its gradient, state probabilities visits[t][s], V[t][s] and A[t][s][a]
   const p = theta.map(sigmoid), visits = [[1, 0]], A = [], V = [];
   V[HORIZON] = [0, 0];
   for (let t = HORIZON - 1; t >= 0; t--) {
@@ -21,7 +21,7 @@ function exact(theta, rewards) { // J, its gradient, the chance visits[t][s] of 
   const gradient = PAIR.map((k) => sum(visits.map((d, t) => d[k] * p[k] * (1 - p[k]) * (A[t][k][1] - A[t][k][0]))));
   return { J: V[0][0], gradient, visits, A, V, p };
 }
-function random(seed) { // a linear congruence: numbers in [0, 1)
+function random(seed) { // a linear congruential generator of numbers in [0, 1)
   let state = Math.imul(seed, 0x9e3779b1) >>> 0;
   return () => (state = (1664525 * state + 1013904223) % 2 ** 32) / 2 ** 32;
 }
@@ -39,13 +39,13 @@ function sample(draw, { p, V }) { // one trajectory, and its estimate of the gra
   });
   return { steps, estimate, total: sum(steps.map((one) => one.reward)) };
 }
-// KL(old || new) of an action, averaged over the states the old policy visits.
+// KL(old || new) of an action, averaged over the states that the old policy visits.
 function divergence({ visits, p }, theta) {
   const q = theta.map(sigmoid), kl = PAIR.map((k) => p[k] * Math.log(p[k] / q[k])
     + (1 - p[k]) * Math.log((1 - p[k]) / (1 - q[k])));
   return sum(visits.map((d) => d[0] * kl[0] + d[1] * kl[1])) / HORIZON;
 }
-function within(old, theta, direction, limit) { // the longest part of a step whose KL stays within the limit
+function within(old, theta, direction, limit) { // the longest part of a step with a KL within the limit
   if (divergence(old, along(theta, direction, 1)) <= limit) return along(theta, direction, 1);
   let low = 0, high = 1;
   for (let i = 0; i < 50; i++) {
@@ -54,7 +54,7 @@ function within(old, theta, direction, limit) { // the longest part of a step wh
   }
   return along(theta, direction, low);
 }
-function clipped(old, theta, size, clip) { // as many small steps up the expectation of PPO's clipped objective
+function clipped(old, theta, size, clip) { // 400 small steps up PPO's expected clipped objective
   let at = theta;
   for (let i = 0; i < 400; i++) {
     const p = at.map(sigmoid), slope = [0, 0];
@@ -73,16 +73,16 @@ function drawPlayControls() {
   const move = (key) => (value) => { play[key] = key === "count" ? Math.round(value) : value; drawPlay(); };
   for (const [key, knob] of Object.entries(knobs)) slider($("play-sliders"), `play-${key}`, ...knob, play[key],
     move(key));
-  choice($("play-choices"), "Each action is weighed by",
-    [["return", "the whole return G"], ["to-go", "the reward-to-go"],
-    ["baseline", "the reward-to-go − V(s)"]], play.weigh, move("weigh")).id = "play-weigh";
+  choice($("play-choices"), "Weight of ∇log π",
+    [["return", "whole return G"], ["to-go", "reward-to-go"],
+    ["baseline", "reward-to-go − V(s)"]], play.weigh, move("weigh")).id = "play-weigh";
   STATES.forEach((state, k) => ACTIONS.forEach((action, a) => {
     const set = () => { play.rewards[k][a] = Number(box.value); drawPlay(); };
     const box = h("input", { type: "number", step: 0.1, value: play.rewards[k][a], oninput: set });
     $("play-choices").append(h("label", `r(${state}, ${action})`, box));
   }));
   const again = () => { play.seed += 1; drawPlay(); };
-  $("play-choices").append(h("button", { type: "button", id: "play-again", onclick: again }, "Draw again"));
+  $("play-choices").append(h("button", { type: "button", id: "play-again", onclick: again }, "Sample again"));
 }
 function drawPlay() {
   const theta = [play.a, play.b].map((p) => Math.log(p / (1 - p))), old = exact(theta, play.rewards),
@@ -91,7 +91,7 @@ function drawPlay() {
     whole = along([0, 0], g, play.step);
   const average = PAIR.map((k) => mean(drawn.map((one) => one.estimate[k])));
   const spread = PAIR.map((k) => sum(drawn.map((one) => (one.estimate[k] - average[k]) ** 2)) / (play.count - 1));
-  const steps = [["as it was", theta, "ink"], ["unconstrained", along(theta, whole, 1), "neg"],
+  const steps = [["before", theta, "ink"], ["unconstrained", along(theta, whole, 1), "neg"],
     ["KL-limited", within(old, theta, whole, play.limit), "third"],
       ["clipped", clipped(old, theta, play.step, play.clip), "pos"]];
   drawArrows(drawn, average, g);
@@ -104,9 +104,9 @@ function drawPlay() {
     cosine = sum(PAIR.map((k) => g[k] * average[k])) / (Math.hypot(...g) * Math.hypot(...average));
   $("play-equations").replaceChildren(
     line("∂log π(go|s)/∂θₛ = 1 − π(go|s)",
-      ` = ${num(1 - play.a)} in A, ${num(1 - play.b)} in B; for stay it is −π(go|s)`),
-    line("J = E[r₀ + r₁ + r₂ + r₃]", ` = ${num(old.J)}, exactly`),
-    line("∇J = Σₜ E[∇log π(aₜ|sₜ) · A(sₜ, aₜ)]", ` = ${vector(g)}, exactly`),
+      ` = ${num(1 - play.a)} in A, ${num(1 - play.b)} in B; for stay: −π(go|s)`),
+    line("J = E[r₀ + r₁ + r₂ + r₃]", ` = ${num(old.J)} (exact)`),
+    line("∇J = Σₜ E[∇log π(aₜ|sₜ) · A(sₜ, aₜ)]", ` = ${vector(g)} (exact)`),
     line(`mean of ${play.count} estimates`,
       ` = ${vector(average)} ± (${errors.map(num).join(", ")}); cosine to ∇J ${num(cosine)}`),
     line("variance of one estimate", ` = ${num(sum(spread))}`));

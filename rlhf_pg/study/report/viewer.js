@@ -1,6 +1,6 @@
-// The viewer of a run. It reads the page's JSON and draws it; text goes in by text nodes alone.
-// Parts: elements, numbers, charts, sliders, theory, overview, tokens, agreement, estimators; the
-// playground stands in playground.js. `window.report`, at the end, is what the tests call.
+// The viewer of a run: it reads the page's JSON and draws it. Text is inserted only as text nodes.
+// Parts: elements, numbers, charts, sliders, theory, metrics, tokens, agreement, estimators; the
+// playground is in playground.js. Tests call `window.report`, at the end.
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
@@ -8,8 +8,8 @@ const control = data.kind === "control";
 const unit = control ? "step" : "token", whole = control ? "episode" : "completion";
 
 // ---------------------------------------------------------------- elements
-// h("p.quiet", {title: "..."}, children) is an element, s(...) the same in SVG; "on..." listens, "--..." is a
-// variable of CSS.
+// h("p.quiet", {title: "..."}, children) makes an element, s(...) the same in SVG. A key "on..." adds a listener,
+// "--..." sets a CSS variable.
 const maker = (create) => (tag, ...children) => {
   const [name, ...classes] = tag.split("."), node = create(name);
   const attributes = children[0]?.constructor === Object ? children.shift() : {};
@@ -26,7 +26,7 @@ const maker = (create) => (tag, ...children) => {
 const h = maker((name) => document.createElement(name));
 const s = maker((name) => document.createElementNS("http://www.w3.org/2000/svg", name));
 
-function table(heads, rows, on = -1) { // numbers of one column have the same decimals
+function table(heads, rows, on = -1) { // all numbers of a column get the same decimals
   const decimals = heads.map((_, k) => {
     const most = Math.max(...rows.map((row) => (isNumber(row[k]) ? Math.abs(row[k]) : 0)));
     return most >= 100 ? 1 : most >= 10 ? 2 : 3;
@@ -70,7 +70,7 @@ function correlation(xs, ys) {
 }
 
 // ---------------------------------------------------------------- charts
-function ticks(low, high, about) { // round values and their texts
+function ticks(low, high, about) { // round values from low to high, with their texts
   if (!about) return [];
   if (!(high > low)) return [[low, short(low)]];
   const rough = (high - low) / about, scale = 10 ** Math.floor(Math.log10(rough));
@@ -83,7 +83,7 @@ function span(values, pad = 0.06) {
   const low = Math.min(...values), high = Math.max(...values), room = (high - low || Math.abs(high) || 1) * pad;
   return [low - room, high + room];
 }
-// An SVG with axes; x and y turn values into places, back a place into a value, line draws points.
+// An SVG with axes. x and y map values to pixels, back maps a pointer event to a value, line draws points.
 function frame(label, width, height, xs, ys, options = {}) {
   const { left = 40, right = 8, top = 8, bottom = 20, xAbout = 4, yAbout = 4, xText, yText } = options;
   const x = (v) => left + (v - xs[0]) / (xs[1] - xs[0] || 1) * (width - left - right);
@@ -109,7 +109,7 @@ function frame(label, width, height, xs, ys, options = {}) {
 const attribute = (node, values) => Object.entries(values).forEach(([key, value]) => node.setAttribute(key, value));
 
 // ---------------------------------------------------------------- sliders
-// A range with its number beside it; returns a function that moves both without a report.
+// A range with its number beside it; returns a function that sets both without calling `input`.
 function slider(host, id, label, low, high, step, value, input) {
   const range = h("input", { type: "range", id, min: low, max: high, step });
   const box = h("input", { type: "number", min: low, max: high, step: "any", "aria-label": `${label}, as a number` });
@@ -126,7 +126,7 @@ function slider(host, id, label, low, high, step, value, input) {
 }
 
 // ---------------------------------------------------------------- theory
-// What the learner is paid, the TD errors and GAE of an episode; where a setting is null, the episode's own.
+// Rewards, TD errors and GAE of an episode; a setting that is null defaults to the episode's own.
 function recompute(episode, settings = {}) {
   const c = episode.tokens, own = episode.kl_coef ?? 0;
   const gamma = settings.gamma ?? episode.gamma, lam = settings.lam ?? episode.lam, coef = settings.kl ?? own;
@@ -138,7 +138,7 @@ function recompute(episode, settings = {}) {
   return { reward, delta, advantage, gamma, lam, coef };
 }
 
-// ---------------------------------------------------------------- overview
+// ---------------------------------------------------------------- metrics
 const iterations = data.metrics.iteration ?? [], cursors = [];
 const FIRST = ["score", "gold", "eval_score", "objective", "kl", "entropy", "length", "eos_rate", "policy_loss",
   "value_loss", "explained_variance", "clip_fraction", "grad_norm"];
@@ -154,7 +154,7 @@ function drawOverview() {
     else if (seen.length) constant.push(`${name} ${short(seen[0])}`);
   }
   $("more-charts").hidden = !others.children.length;
-  $("constants").textContent = constant.length ? `The same throughout: ${constant.join(" · ")}.` : "";
+  $("constants").textContent = constant.length ? `Constant: ${constant.join(" · ")}.` : "";
   $("scrubber").hidden = iterations.length < 2;
   if (iterations.length < 2) return;
   const last = iterations.length - 1;
@@ -183,16 +183,16 @@ function drawCurve(name, seen) {
   chart.svg.addEventListener("click", (event) => scrubTo($("scrub").value = under(event)));
   const help = data.help[name] ?? data.help[name.replace(/\/.*/, "/NAME")], id = `tip-${cursors.length}`;
   const [first, last, least, most] = [seen[0], seen.at(-1), Math.min(...seen), Math.max(...seen)].map(num);
-  const about = `From ${first} to ${last}; least ${least}, most ${most}.`;
+  const about = `First ${first}, last ${last}; lowest ${least}, highest ${most}.`;
   return h("div.chart", h("div", h("button", { type: "button", "aria-describedby": id }, name), out,
     h("span.tip", { role: "tooltip", id }, help ? `${help}. ` : "", about)), chart.svg);
 }
-function pointAt(i) { // the line through all charts
+function pointAt(i) { // move the cursor of all charts
   cursors.forEach((place) => place(i));
   document.querySelector("label[for=scrub]").textContent = `Iteration ${iterations[i]} of ${iterations.at(-1)}`;
   $("scrub").setAttribute("aria-valuetext", `iteration ${iterations[i]}`);
 }
-function scrubTo(i) { // the same, and the tokens of the nearest iteration that was recorded
+function scrubTo(i) { // the same, and show the tokens of the nearest recorded iteration
   pointAt(i);
   const recorded = episodes.map((e) => e.iteration).filter(isNumber);
   if (!recorded.length) return;
@@ -204,24 +204,24 @@ function scrubTo(i) { // the same, and the tokens of the nearest iteration that 
 const episodes = data.episodes, settings = { gamma: null, lam: null, kl: null };
 const asRun = episodes.map((e) => recompute(e));
 let now = asRun;
-const drifted = episodes.some((e) => e.tokens.kl?.some((x) => x));
-// Is the learner's own advantage GAE at the run's settings? Not without a critic, nor with n-step returns.
+const hasKl = episodes.some((e) => e.tokens.kl?.some((x) => x));
+// Whether the learner's advantage is GAE with the run's values: not without a critic, nor for n-step returns.
 const isGae = episodes.every((e, i) => e.baseline === "critic" && (e.tokens.advantage ?? []).every((a, t) =>
   !isNumber(a) || Math.abs(a - asRun[i].advantage[t]) < 1e-3 * (1 + Math.abs(a))));
 const GAE = "GAE with this critic", column = (name) => (e, r, t) => e.tokens[name]?.[t];
-// Of each channel: its value at (episode, what was recomputed, t), and what it says.
+// Each channel: its value at (episode, recomputed numbers, t), and its meaning.
 const CHANNELS = {
-  advantage: isGae ? [(e, r, t) => r.advantage[t], "how much better than expected, by GAE with these sliders"]
-    : [column("advantage"), "what the learner weighed each action by"],
-  ...(isGae ? {} : { [GAE]: [(e, r, t) => r.advantage[t], "by the sliders; the learner did not use it"] }),
-  "true advantage": [column("true_advantage"), "measured by continuing many times from before and after"],
-  δ: [(e, r, t) => r.delta[t], "r + γ·V′ − V"],
-  reward: [(e, r, t) => r.reward[t], "score − β·KL, what the learner is paid here"],
-  KL: [column("kl"), "log π − log reference"],
-  "log-prob": [column("logprob"), "log π(a|s) when it was drawn"],
-  V: [column("value"), "what the critic expects before it"],
-  entropy: [column("entropy"), "of π(·|s), in nats"],
-  ratio: [column("ratio"), "probability after the update / before it; a dot marks what was clipped"],
+  advantage: isGae ? [(e, r, t) => r.advantage[t], "how much better it was than expected: GAE with the slider values"]
+    : [column("advantage"), "the advantage that the learner used"],
+  ...(isGae ? {} : { [GAE]: [(e, r, t) => r.advantage[t], "with the slider values; not used by the learner"] }),
+  "true advantage": [column("true_advantage"), "measured from many continuations before and after it, or exactly"],
+  δ: [(e, r, t) => r.delta[t], "TD error: r + γ·V′ − V"],
+  reward: [(e, r, t) => r.reward[t], "score − β·KL, as the learner gets it"],
+  KL: [column("kl"), "log π − log π of the reference"],
+  "log-prob": [column("logprob"), "log π(a|s) when it was sampled"],
+  V: [column("value"), "the critic's estimate of the return from here on"],
+  entropy: [column("entropy"), "entropy of π(·|s), in nats"],
+  ratio: [column("ratio"), "probability after the update / before it; a dot marks clipped ones"],
 };
 const EVERYTHING = { prompt: "", iteration: "", sort: "", side: false, score: null, length: null, gap: null };
 const view = { ...EVERYTHING, channel: "advantage", limit: 16 }, chooser = {}, chosen = { e: -1, t: 0 }, followers = [];
@@ -232,16 +232,14 @@ const advantageOf = (i, t) => CHANNELS.advantage[0](episodes[i], now[i], t);
 const when = (e) => (isNumber(e.iteration) ? `iteration ${e.iteration}` : "after training");
 const spell = (text) => text.trim().replace(/\s*\n\s*/g, "⏎") || (text.includes("\n") ? "⏎" : "␣");
 
-// Mean |advantage - true advantage| as the run has it, in standard errors; in reward where the truth is exact.
+// Mean |advantage - true advantage| of the run, in (root mean squared) standard errors; in reward if exact.
 function gapOf(e, i) {
-  const gaps = e.tokens.token.map((_, t) => {
-    const own = CHANNELS.advantage[0](e, asRun[i], t), se = e.tokens.true_advantage_se?.[t];
-    const off = Math.abs(own - (e.tokens.true_advantage?.[t] ?? NaN));
-    return se > 0 ? off / se : off;
-  }).filter(isNumber);
-  return gaps.length ? mean(gaps) : null;
+  const gaps = e.tokens.token.map((_, t) =>
+    Math.abs(CHANNELS.advantage[0](e, asRun[i], t) - (e.tokens.true_advantage?.[t] ?? NaN))).filter(isNumber);
+  const errors = (e.tokens.true_advantage_se ?? []).filter(isNumber), se = Math.sqrt(mean(errors.map((x) => x * x)));
+  return gaps.length ? mean(gaps) / (se > 0 ? se : 1) : null;
 }
-function change(name, value) { // a slider moved, or (null) goes back to the run's own
+function change(name, value) { // a slider was moved, or (null) is reset to the run's value
   settings[name] = value;
   const own = episodes.at(-1)?.[name === "kl" ? "kl_coef" : name] ?? 0;
   followers.forEach((follow) => follow(name, value ?? own));
@@ -258,32 +256,32 @@ function drawControls() {
     $("channels").append(h("label", { title: meaning }, radio, h("span", name)));
   }
   const own = episodes.at(-1) ?? { gamma: 1, lam: 0.95 }, coef = own.kl_coef ?? 0;
-  const knobs = { gamma: ["γ, the discount", 1, own.gamma], lam: ["λ, of GAE", 1, own.lam] };
-  if (drifted) knobs.kl = ["β, the KL coefficient", Math.max(0.5, 3 * coef), coef];
+  const knobs = { gamma: ["γ, discount", 1, own.gamma], lam: ["λ of GAE", 1, own.lam] };
+  if (hasKl) knobs.kl = ["β, KL coefficient", Math.max(0.5, 3 * coef), coef];
   for (const [name, [label, high, value]] of Object.entries(knobs)) {
     const set = slider($("sliders"), name, label, 0, high, 0.005, value, (v) => change(name, v));
     followers.push((moved, v) => { if (moved === name) set(v); });
   }
   const reset = () => Object.keys(settings).forEach((name) => change(name, null));
-  $("sliders").append(h("div", h("button", { type: "button", id: "reset", onclick: reset }, "Back to the run's own")));
+  $("sliders").append(h("div", h("button", { type: "button", id: "reset", onclick: reset }, "Reset to the run")));
   const host = $("filters"), unique = (values) => [...new Set(values)];
   const relist = (key) => (value) => { view[key] = value; view.limit = 16; listEpisodes(); };
   const prompts = unique(episodes.map((e) => e.prompt)), final = episodes.some((e) => !isNumber(e.iteration));
   const times = unique(episodes.map((e) => e.iteration)).sort((a, b) => (a ?? Infinity) - (b ?? Infinity));
   if (final && !control) view.iteration = "null";
-  choice(host, "Prompt", [["", "every prompt"], ...prompts.map((p) => [p, p])], "", relist("prompt"));
+  choice(host, "Prompt", [["", "all prompts"], ...prompts.map((p) => [p, p])], "", relist("prompt"));
   const named = times.map((it) => [String(it), it ?? "after training"]);
-  chooser.iteration = choice(host, "Iteration", [["", "every one"], ...named], view.iteration, relist("iteration"));
-  choice(host, "Sort by", [["", "as recorded"], ["-score", "highest score"], ["score", "lowest score"],
-    ["-length", "longest"], ["length", "shortest"], ["-gap", "most disagreement"]], "", relist("sort"));
-  const least = { score: "Score at least", length: "Length at least", gap: "Disagreement at least" };
+  chooser.iteration = choice(host, "Iteration", [["", "all"], ...named], view.iteration, relist("iteration"));
+  choice(host, "Sort by", [["", "recorded order"], ["-score", "highest score"], ["score", "lowest score"],
+    ["-length", "longest"], ["length", "shortest"], ["-gap", "largest |A − true A|"]], "", relist("sort"));
+  const least = { score: "Score at least", length: "Length at least", gap: "|A − true A| at least" };
   for (const [key, label] of Object.entries(least)) {
     const read = () => relist(key)(box.value === "" ? null : Number(box.value));
     const box = h("input", { type: "number", step: "any", oninput: read });
     host.append(h("label", label, box));
   }
   const side = h("input", { type: "checkbox", id: "side", onchange: () => relist("side")(side.checked) });
-  host.append(h("label.check", side, "One prompt's iterations side by side"));
+  host.append(h("label.check", side, "Iterations of each prompt side by side"));
   host.addEventListener("submit", (event) => event.preventDefault());
   $("more").addEventListener("click", () => { view.limit += 16; listEpisodes(); });
 }
@@ -302,9 +300,8 @@ function listEpisodes() {
   $("episodes").replaceChildren(...(view.side ? [...groups].map(([prompt, members]) =>
     h("div.group", h("h3", prompt), h("div.side", members.sort(inTime).map((row) => card(row, false)))))
     : some.map((row) => card(row, true))));
-  const cut = some.length < found.length ? `; ${found.length} match` : "";
-  $("count").textContent = `${some.length} of ${episodes.length} recorded ${whole}s${cut}`;
-  $("more").hidden = !cut;
+  $("count").textContent = `${some.length} of ${found.length} matching ${whole}s; ${episodes.length} recorded`;
+  $("more").hidden = some.length === found.length;
   if (!cards.has(chosen.e) && some.length) {
     const sizes = some[0].e.tokens.token.map((_, t) => Math.abs(advantageOf(some[0].i, t) ?? 0));
     Object.assign(chosen, { e: some[0].i, t: Math.max(0, sizes.indexOf(Math.max(...sizes))) });
@@ -314,7 +311,8 @@ function listEpisodes() {
 function card({ e, i, gap, length }, prompt) {
   const errors = (e.tokens.true_advantage_se ?? []).some((x) => x > 0) ? " SE" : "";
   const facts = [when(e), `score ${signed(e.score)}`, isNumber(e.gold) && `gold ${signed(e.gold)}`,
-    `${length} ${unit}s`, !e.finished && "cut at the limit", gap !== null && `disagreement ${gap.toFixed(1)}${errors}`];
+    `${length} ${unit}s`, !e.finished && `cut at the ${control ? "time" : "length"} limit`,
+    gap !== null && `|A − true A| ${gap.toFixed(1)}${errors}`];
   const long = control || length > 120, texts = e.tokens.token, spaced = texts.some((text) => /^\s/.test(text));
   const words = h(long ? "div.row" : "div.words", { role: "listbox", "aria-orientation": "horizontal",
     "aria-label": `${unit}s of ${e.prompt}, ${when(e)}` });
@@ -328,7 +326,7 @@ function card({ e, i, gap, length }, prompt) {
     if (t !== undefined) select(i, Number(t), focus);
   };
   words.addEventListener("pointerover", (event) => event.pointerType === "mouse" && pick(event, false));
-  words.addEventListener("pointerleave", () => { // back from what was pointed at to what has the focus
+  words.addEventListener("pointerleave", () => { // show the token that has the focus again
     const kept = document.activeElement.closest(".t");
     if (kept) select(Number(kept.closest("article").dataset.e), Number(kept.dataset.t), false);
   });
@@ -359,7 +357,7 @@ function select(i, t, focus) {
   inspectToken();
   if (focus) cards.get(i)?.all[t]?.focus();
 }
-function mark(one) { // the chosen token, and where Tab enters an episode
+function mark(one) { // the selected token, and the one that Tab enters
   if (!one) return;
   const here = Number(one.made.dataset.e) === chosen.e, at = one.all[here ? chosen.t : 0];
   one.made.classList.toggle("on", here);
@@ -371,13 +369,13 @@ function mark(one) { // the chosen token, and where Tab enters an episode
   one.words.scrollLeft = at.offsetLeft - one.words.offsetLeft - one.words.clientWidth / 2;
   one.strip.cursor(chosen.t);
 }
-function paint() { // colours, bars and names of every token that is shown
+function paint() { // colours, bars and accessible names of all shown tokens
   const c = centre(), [, meaning] = CHANNELS[view.channel];
-  // The scale is that of the run's own settings, so that a slider is seen to make numbers smaller or larger.
+  // The scale is that of the run's values, so that moving a slider visibly changes the numbers.
   const sizes = [...cards].flatMap(([i, one]) => one.all.map((_, t) =>
     Math.abs(shownValue(i, t, asRun) - c))).filter(isNumber);
   scale = quantile(sizes, 0.95) || 1;
-  // Widths are read before anything changes: reading one afterwards would lay the page out anew.
+  // Read all widths before anything changes: a later read would force a new layout.
   for (const one of cards.values()) one.width = Math.max(280, one.made.clientWidth - 30);
   for (const [i, one] of cards) {
     one.all.forEach((node, t) => {
@@ -393,7 +391,7 @@ function paint() { // colours, bars and names of every token that is shown
   const end = short(Number(scale.toPrecision(2)));
   $("legend").replaceChildren(h("span", c ? `${c} − ${end}` : `−${end}`), h("span.ramp"),
     h("span", c ? `${c} + ${end}` : `+${end}`),
-    h("span.said", `${view.channel}: ${meaning}. Bars above the line are +, below it −.`));
+    h("span.intro", `${view.channel}: ${meaning}. Bars go up above ${c}, down below it.`));
   noteSliders();
   inspectToken();
 }
@@ -403,17 +401,17 @@ function noteSliders() {
   if (!e) return;
   const truth = episodes.some((one) => one.tokens.true_advantage?.some(isNumber));
   $("slider-note").textContent = [
-    moved ? "Reward, δ and GAE are computed anew with these settings."
-      : "These are the run's own settings; move one, and reward, δ and GAE follow.",
-    moved && truth && `True values are of γ ${short(e.gamma)} and β ${short(e.kl_coef ?? 0)}, and do not follow.`,
-    !isGae && `The learner's own advantage (baseline: ${e.baseline}) stays as recorded; the sliders move “${GAE}”.`,
-    e.kl_in === "loss" && "Here the KL stands in the loss, so β does not change the reward.",
+    moved ? "Reward, δ and GAE are recomputed with these values."
+      : "The sliders show the run's values. Move one to recompute reward, δ and GAE.",
+    moved && truth && `True values are for γ ${short(e.gamma)} and β ${short(e.kl_coef ?? 0)} and do not change.`,
+    !isGae && `The learner's advantage (baseline: ${e.baseline}) stays as recorded; the sliders change “${GAE}”.`,
+    e.kl_in === "loss" && "In this run the KL is in the loss, so β does not change the reward.",
   ].filter(Boolean).join(" ");
 }
-function drawStrip(one, i) { // a long episode: a heat line, V, and the advantage with δ
+function drawStrip(one, i) { // of a long episode: a heat map, V, and the advantage with δ
   const c = episodes[i].tokens, n = c.token.length, width = one.width, left = 56, right = 16;
   const wide = (width - left - right) / n, paths = new Map();
-  for (let t = 0; t < n; t++) { // steps of one strength are one path, for speed
+  for (let t = 0; t < n; t++) { // steps of the same strength share a path, for speed
     const m = Math.round(8 * clamp((shownValue(i, t) - centre()) / scale, -1, 1)) || 0;
     const x = (left + t * wide).toFixed(1), box = `M${x} ${m > 0 ? 0 : 8}h${(wide + 0.3).toFixed(2)}v8H${x}z`;
     paths.set(m, (paths.get(m) ?? "") + box);
@@ -441,21 +439,21 @@ function drawStrip(one, i) { // a long episode: a heat line, V, and the advantag
   one.strip.onclick = (event) => select(i, clamp(Math.floor(plots[0].back(event)), 0, n - 1), true);
   one.strip.replaceChildren(heat, ...plots.map((plot) => plot.svg));
 }
-function inspectToken() { // every number of the chosen token, and how its advantage comes about
+function inspectToken() { // all numbers of the selected token, and the computation of its advantage
   const e = episodes[chosen.e], t = chosen.t, host = $("inspector");
-  if (!e?.tokens.token.length) return host.replaceChildren(h("p.quiet", `There is no ${unit} to show.`));
+  if (!e?.tokens.token.length) return host.replaceChildren(h("p.quiet", `No ${unit} to show.`));
   const c = e.tokens, r = now[chosen.e], get = (name) => c[name]?.[t], name = isGae ? "A" : "GAE",
     next = r.advantage[t + 1] ?? 0;
   const equation = (left, words, numbers, result) =>
     h("p", h("b", left), ` = ${words}`, h("br"), `= ${numbers} = `, h("b", signed(result)));
-  const charged = drifted && e.kl_in === "reward", gamma = short(r.gamma);
+  const charged = hasKl && e.kl_in === "reward", gamma = short(r.gamma);
   const se = (key) => signed(get(key)) + (get(`${key}_se`) > 0 ? ` ± ${num(get(`${key}_se`))}` : "");
   const off = advantageOf(chosen.e, t) - (get("true_advantage") ?? NaN), error = get("true_advantage_se");
   const numbers = [["log π(a|s)", num(get("logprob"))], ["π(a|s)", num(Math.exp(get("logprob") ?? NaN))],
     ["log ref", num(get("ref_logprob"))], ["KL", signed(get("kl"))], ["entropy", num(get("entropy"))],
     ["score", num(get("score"))], ["V", signed(get("value"))], ["V′", signed(get("next_value"))],
     ["ratio", num(get("ratio")) + (get("clipped") ? " clipped" : "")],
-    ["A, recorded", signed(get("advantage"))], ["true V", se("true_value")], ["true A", se("true_advantage")],
+    ["A (recorded)", signed(get("advantage"))], ["true V", se("true_value")], ["true A", se("true_advantage")],
     ["state", get("state") ? get("state").slice(0, 8).map(short).join(", ") : "–"],
     ["A − true A", isNumber(off) ? signed(off) + (error > 0 ? `, ${(Math.abs(off) / error).toFixed(1)} SE` : "")
       : "–"]];
@@ -470,6 +468,7 @@ function inspectToken() { // every number of the chosen token, and how its advan
         `${num(r.reward[t])} + ${gamma}·${inside(get("next_value"))} − ${inside(get("value"))}`, r.delta[t]),
       equation(name, `δ + γ·λ·${name}′`, `${num(r.delta[t])} + ${gamma}·${short(r.lam)}·${inside(next)}`,
         r.advantage[t])),
+    h("p.quiet", `V′${isGae ? ", A′" : ""}: of the next ${unit}. ±, SE: standard error.`),
     h("dl.numbers", numbers.filter(([, value]) => value !== "–").map(([key, value]) =>
       [h("dt", { class: /true|state/.test(key) ? "wide" : null }, key), h("dd", value)])),
     h("div.top", bars.map(([text, p]) => [h("span", spell(text)), h("i", { class: same(text) ? "on" : null, "--m": p }),
@@ -482,11 +481,11 @@ function drawAgreement() {
     ({ i, t, x: now[i].advantage[t], y, se: e.tokens.true_advantage_se?.[t] ?? 0 })))
     .filter((p) => isNumber(p.x) && isNumber(p.y));
   $("agreement-body").hidden = !points.length;
-  $("agreement-said").hidden = !points.length;
+  $("agreement-intro").hidden = !points.length;
   $("agreement-none").hidden = points.length > 0;
   if (!points.length) return;
   if (!$("agreement-lam")) {
-    const set = slider($("agreement-slider"), "agreement-lam", "λ, of GAE (the same as above)", 0, 1, 0.005,
+    const set = slider($("agreement-slider"), "agreement-lam", "λ of GAE (the same slider as above)", 0, 1, 0.005,
       episodes.at(-1).lam, (v) => change("lam", v));
     followers.push((name, v) => { if (name === "lam") set(v); });
     if (data.agreement) drawMeasured(data.agreement);
@@ -494,9 +493,9 @@ function drawAgreement() {
   const xs = points.map((p) => p.x), ys = points.map((p) => p.y), off = xs.map((x, k) => x - ys[k]);
   const clear = points.filter((p) => Math.abs(p.y) > 2 * p.se), noise = mean(points.map((p) => p.se ** 2));
   const facts = { correlation: num(correlation(xs, ys)),
-    "same sign, where it is clear": percent(mean(clear.map((p) => Number(p.x * p.y > 0)))),
-    "rmse, noise taken off": num(Math.sqrt(Math.max(0, mean(off.map((d) => d * d)) - noise))),
-    "mean error": signed(mean(off)), [`${unit}s, ${clear.length} of them clear`]: points.length };
+    "right sign (clear ones)": percent(mean(clear.map((p) => Number(p.x * p.y > 0)))),
+    "rmse, corrected for noise": num(Math.sqrt(Math.max(0, mean(off.map((d) => d * d)) - noise))),
+    "mean error": signed(mean(off)), [`${unit}s, ${clear.length} with a clear sign`]: points.length };
   $("agreement-facts").replaceChildren(...Object.entries(facts).map(([name, value]) =>
     h("div", h("b", String(value)), name)));
   const width = Math.max(280, $("scatter").clientWidth),
@@ -514,15 +513,15 @@ function drawAgreement() {
   }
   $("scatter").replaceChildren(plot.svg);
 }
-function drawMeasured(measured) { // what `study credit` measured and saved
-  $("agreement-table").append(table(["λ", "correlation", "corrected for noise", "same sign", "rmse"],
+function drawMeasured(measured) { // the agreement that `study credit` saved
+  $("agreement-table").append(table(["λ", "correlation", "corrected for noise", "right sign", "rmse"],
     measured.gae.map((row) =>
     [short(row.lam), row.correlation, row.corrected_correlation, percent(row.sign_agreement), row.rmse]),
   measured.gae.findIndex((row) => row.lam === measured.lam)));
   const how = measured.exact ? "exact, by enumeration"
-    : `the mean of ${measured.continuations} continuations from every prefix`;
+    : `means over ${measured.continuations} continuations of every prefix`;
   $("agreement-how").textContent = `${measured.completions} ${whole}s, ${measured.tokens} ${unit}s; ` +
-    `the truth is ${how}. The critic's values correlate with the true ones at ${num(measured.value_correlation)}.`;
+    `the true values are ${how}. Correlation of the critic's V with the true V: ${num(measured.value_correlation)}.`;
   const rows = (measured.by_position ?? []).filter((row) => row.tokens >= 4);
   $("by-position").parentElement.hidden = rows.length < 2;
   $("measured").hidden = false;
@@ -538,7 +537,7 @@ function drawMeasured(measured) { // what `study credit` measured and saved
   }
   $("by-position").append(plot.svg);
 }
-function showToken(i, t) { // among the tokens, whatever the filters said
+function showToken(i, t) { // select a token, also one that the filters hide
   if (!cards.has(i)) {
     $("filters").reset();
     Object.assign(view, { ...EVERYTHING, limit: 9999 });
@@ -548,53 +547,54 @@ function showToken(i, t) { // among the tokens, whatever the filters said
 }
 
 // ---------------------------------------------------------------- estimators
-const lab = { task: 0, lam: 0.95, critic: null, extra: "" };
+const choices = { task: 0, lam: 0.95, critic: null, extra: "" };
 function drawEstimators() {
-  const tasks = data.estimators, task = tasks[lab.task];
+  const tasks = data.estimators, task = tasks[choices.task];
   $("estimators-none").hidden = tasks.length > 0;
-  $("estimators-said").hidden = $("estimators-body").hidden = !tasks.length;
+  $("estimators-intro").hidden = $("estimators-body").hidden = !tasks.length;
   if (!tasks.length) return;
   const gae = task.methods.filter((m) => m.family === "gae"), critics = [...new Set(gae.map((m) => m.critic))];
-  if (!critics.includes(lab.critic)) lab.critic = critics.includes(task.critic) ? task.critic : critics[0];
-  const grid = [...new Set(gae.filter((m) => m.critic === lab.critic).map((m) => m.lam))].sort((a, b) => a - b);
+  if (!critics.includes(choices.critic)) choices.critic = critics.includes(task.critic) ? task.critic : critics[0];
+  const grid = [...new Set(gae.filter((m) => m.critic === choices.critic).map((m) => m.lam))].sort((a, b) => a - b);
   const rest = task.methods.filter((m) => m.family !== "gae").map((m) => m.name);
-  if (!rest.includes(lab.extra)) lab.extra = "";
+  if (!rest.includes(choices.extra)) choices.extra = "";
   const host = $("estimator-choices");
   host.replaceChildren();
   if (grid.length) {
-    lab.lam = grid[nearest(grid, lab.lam)];
+    choices.lam = grid[nearest(grid, choices.lam)];
     const range = h("input", { type: "range", id: "estimator-lam", min: 0, max: grid.length - 1,
-      value: grid.indexOf(lab.lam) });
-    const out = h("output", short(lab.lam));
+      value: grid.indexOf(choices.lam) });
+    const out = h("output", short(choices.lam));
     range.addEventListener("input", () => {
-      lab.lam = grid[range.value];
-      out.textContent = short(lab.lam);
-      range.setAttribute("aria-valuetext", `lambda ${lab.lam}`);
+      choices.lam = grid[range.value];
+      out.textContent = short(choices.lam);
+      range.setAttribute("aria-valuetext", `lambda ${choices.lam}`);
       drawRidges(task);
     });
-    host.append(h("div.slider", h("label", { for: "estimator-lam" }, "λ, of GAE (those measured)"), range, out));
+    host.append(h("div.slider", h("label", { for: "estimator-lam" }, "λ of GAE (measured values)"), range, out));
   }
-  const ask = (key, label, options) => { // whose answer draws all of this anew, and keeps the focus
-    const answer = (value) => { lab[key] = value; drawEstimators(); $(`estimator-${key}`).focus(); };
-    choice(host, label, options, lab[key], answer).id = `estimator-${key}`;
+  const ask = (key, label, options) => { // a change redraws the section and keeps the focus
+    const answer = (value) => { choices[key] = value; drawEstimators(); $(`estimator-${key}`).focus(); };
+    choice(host, label, options, choices[key], answer).id = `estimator-${key}`;
   };
   if (tasks.length > 1) ask("task", "Task", tasks.map((one, k) => [k, one.task]));
   if (critics.length > 1) ask("critic", "Critic of GAE", critics.map((c) => [c, c]));
-  ask("extra", "Beside them", [["", "none"], ...rest.map((name) => [name, name])]);
+  ask("extra", "Also show", [["", "none"], ...rest.map((name) => [name, name])]);
   drawRidges(task);
 }
 function drawRidges(task) {
   const first = (family) => task.methods.find((m) => m.family === family);
-  const gae = task.methods.find((m) => m.family === "gae" && m.lam === lab.lam && m.critic === lab.critic);
+  const gae = task.methods.find((m) => m.family === "gae" && m.lam === choices.lam && m.critic === choices.critic);
   const fair = task.methods.find((m) => m.family === "baseline" && m.bias < 0.01) ?? first("baseline");
-  const shown = [first("reinforce"), first("reward-to-go"), fair, gae, task.methods.find((m) => m.name === lab.extra)];
+  const extra = task.methods.find((m) => m.name === choices.extra);
+  const shown = [first("reinforce"), first("reward-to-go"), fair, gae, extra];
   const rows = [...new Set(shown.filter(Boolean))].map((m) => ({ ...m, drawn: m.projections.filter(isNumber) }));
   const reached = rows.flatMap((m) => [quantile(m.drawn, 0.01), quantile(m.drawn, 0.99)]);
   const range = span([...reached, 0, 1].filter(isNumber), 0.04);
   const room = $("ridges").clientWidth, width = Math.max(280, room > 600 ? room - 252 : room);
   const ridges = rows.map((m, k) => {
     const last = k === rows.length - 1, bins = 48, wide = (range[1] - range[0]) / bins, counts = Array(bins).fill(0);
-    for (const v of m.drawn) counts[clamp(Math.floor((v - range[0]) / wide), 0, bins - 1)]++; // the rest at the edge
+    for (const v of m.drawn) counts[clamp(Math.floor((v - range[0]) / wide), 0, bins - 1)]++; // outliers go to the edge
     const plot = frame(`${m.name}: estimates projected on the true gradient`, width, last ? 86 : 62, range,
       [0, Math.max(...counts)], { left: 4, right: 4, top: 4, bottom: last ? 26 : 2, yAbout: 0, xAbout: last ? 7 : 0 });
     const kind = m.family === "gae" ? "pos" : m.family === "reinforce" ? "neg" : "third", foot = plot.y(0);
@@ -604,16 +604,18 @@ function drawRidges(task) {
     const at = plot.x(clamp(m.drawn.length ? mean(m.drawn) : 1, ...range));
     plot.svg.append(s("path.fill-ink", { d: `M${at} ${foot - 9} l5 9 h-10 z` }));
     return [h("div", h("b", m.family === "gae" ? `GAE, λ = ${short(m.lam)}` : m.name),
-      `bias ${fixed(m.bias)}${m.expected_exactly ? ", exactly" : ` ± ${fixed(m.bias_se)}`}`, h("br"),
+      `bias ${fixed(m.bias)}${m.expected_exactly ? " (exact)" : ` ± ${fixed(m.bias_se)}`}`, h("br"),
       `variance ${fixed(m.variance)} · cosine ${fixed(m.cosine)}`), plot.svg];
   });
   const { how, episodes: count, norm, relative_error: error } = task.truth;
-  const about = [how, isNumber(count) && `${count} episodes`, error > 0 && `known to ${(100 * error).toFixed(1)}%`];
+  const about = [how, isNumber(count) && `${count} episodes`,
+    error > 0 && `relative error ${(100 * error).toFixed(1)}%`];
   $("ridges").replaceChildren(h("div.ridge", ridges), h("p.quiet",
-    `The line at 1 is the true gradient (${about.filter(Boolean).join(", ")}), of norm ${num(norm)}; the triangle is `,
-    `the mean of ${task.estimates} estimates of ${task.batch} episodes each.`,
-    task.critic && ` The critics: ${task.critic}.`));
-  const heads = ["method", "λ", "critic", "bias", "± se", "variance", "mse", "cosine", "of one", "signal / noise", ""];
+    `Line at 1: the true gradient (${about.filter(Boolean).join(", ")}), of norm ${num(norm)}. Triangle: `,
+    `the mean of ${task.estimates} estimates from ${task.batch} episodes each.`,
+    task.critic && ` Critics: ${task.critic}.`));
+  const heads = ["method", "λ", "critic", "bias", "± SE", "variance", "mse", "cosine", "cosine of one",
+    "signal / noise", "note"];
   const note = (m) => [m.expected_exactly && "exact", m.rescaled && "rescaled"].filter(Boolean).join(", ");
   const cells = (m) => [m.name, isNumber(m.lam) ? short(m.lam) : "", m.critic ?? "", m.bias, m.bias_se, m.variance,
     m.mse, m.cosine, m.cosine_single, m.snr, note(m)];
@@ -624,7 +626,11 @@ function drawRidges(task) {
 function start() {
   $("left-out").append(...data.left_out.map((text) => h("p.note", text)));
   $("config").lastElementChild.append(table(["option", "value"], data.config));
-  if (control) $("to-tokens").textContent = $("h-tokens").textContent = "Steps";
+  if (control) {
+    $("to-tokens").textContent = $("h-tokens").textContent = "Steps";
+    $("unit").textContent = unit;
+    $("inspector").setAttribute("aria-label", "Selected step");
+  }
   const reader = matchMedia("(prefers-color-scheme: dark)"), root = document.documentElement;
   const other = () => ((root.dataset.theme ?? (reader.matches ? "dark" : "light")) === "dark" ? "light" : "dark");
   const name = () => { $("theme").textContent = other() === "dark" ? "Dark" : "Light"; };
@@ -632,7 +638,7 @@ function start() {
   reader.addEventListener("change", name);
   name();
   const there = { overview: data.metrics.iteration, tokens: episodes, agreement: episodes };
-  for (const [id, rows] of Object.entries(there)) // a section without data, and the link to it
+  for (const [id, rows] of Object.entries(there)) // hide sections without data, and their links
     $(id).hidden = document.querySelector(`nav a[href="#${id}"]`).hidden = !rows?.length;
   drawOverview();
   drawControls();
@@ -651,8 +657,8 @@ function start() {
 addEventListener("DOMContentLoaded", start);
 
 window.report = {
-  // For each embedded episode {reward, delta, advantage, ...}: lists with a number for each token.
+  // {reward, delta, advantage, ...} of each embedded episode: lists with one number per token.
   recompute: (gamma, lam, kl) => episodes.map((e) => recompute(e, { gamma, lam, kl })),
-  // {J, gradient, ...} of the playground's two logits and rewards[state][action].
+  // {J, gradient, ...} of the playground, given its two logits and rewards[state][action].
   gradient: (theta, rewards) => exact(theta, rewards),
 };

@@ -1,4 +1,4 @@
-"""The page in a real browser: its numbers are Python's, keys reach all of it, text stays text."""
+"""The page in a browser: numbers equal Python's, the keyboard reaches everything, text is text."""
 
 import math
 import random
@@ -43,31 +43,31 @@ def files(tmp_path_factory, language, control, hostile):
 
 @pytest.fixture
 def open_page(browser):
-    """Opens a file; at the end, nothing was asked of a network and nothing was complained of."""
-    said, contexts = [], []
+    """Opens a file; afterwards, asserts that there were no requests, errors or console messages."""
+    problems, contexts = [], []
 
     def opened(path, **options):
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         contexts.append(context)
 
-        def asked(route):
+        def intercepted(route):
             if not route.request.url.startswith(("file:", "data:")):
-                said.append(f"asked for {route.request.url}")
+                problems.append(f"request for {route.request.url}")
                 return route.abort()
             return route.continue_()
 
-        context.route("**/*", asked)
+        context.route("**/*", intercepted)
         tab = context.new_page()
-        tab.on("request", lambda r: r.url.startswith(("file:", "data:")) or said.append(r.url))
-        tab.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-        tab.on("pageerror", lambda error: said.append(f"error: {error}"))
+        tab.on("request", lambda r: r.url.startswith(("file:", "data:")) or problems.append(r.url))
+        tab.on("console", lambda message: problems.append(f"{message.type}: {message.text}"))
+        tab.on("pageerror", lambda error: problems.append(f"error: {error}"))
         tab.goto(path.as_uri())
         return tab
 
     yield opened
     for context in contexts:
         context.close()
-    assert not said
+    assert not problems
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_kl_in_the_loss_does_not_touch_the_reward(open_page, tmp_path, made):
     ):
         expected = torch.tensor([token["score"] for token in record["tokens"]]).double()
         torch.testing.assert_close(torch.tensor(numbers["reward"]).double(), expected)
-    assert "KL stands in the loss" in tab.inner_text("#slider-note")
+    assert "KL is in the loss" in tab.inner_text("#slider-note")
 
 
 def test_the_runs_own_settings_give_the_recorded_advantages(language_page, language):
@@ -150,7 +150,7 @@ def test_each_slider_changes_the_tokens_the_equations_and_the_agreement(
     move(tab, slider, value)
     after = shown(tab), *(tab.inner_text(part) for part in parts)
     assert all(a != b for a, b in zip(before, after, strict=True))
-    assert "do not follow" in after[3]
+    assert "do not change" in after[3]
     number = tab.locator(f"#{slider} + input[type=number]")
     assert float(number.input_value()) == value
     tab.click("#reset")
@@ -165,8 +165,8 @@ def test_the_number_beside_a_slider_can_be_typed(language_page, language):
     expected = in_python(record, record["gamma"], 0.9871, record["kl_coef"])["advantage"]
     labels = shown(language_page)[-len(record["tokens"]) :]
     for label, number in zip(labels, expected.tolist(), strict=True):
-        said = label.rsplit(" ", 1)[1].replace("−", "-").replace("+", "")
-        assert float(said) == pytest.approx(number, abs=6e-4)
+        shown_number = label.rsplit(" ", 1)[1].replace("−", "-").replace("+", "")
+        assert float(shown_number) == pytest.approx(number, abs=6e-4)
 
 
 def test_an_advantage_without_a_critic_stays_as_recorded(open_page, tmp_path, made):
@@ -266,9 +266,9 @@ def test_episodes_are_filtered_sorted_and_set_side_by_side(language_page, langua
     expected = sum(len(record["tokens"]) >= 25 for record in language["episodes"])
     assert tab.locator("article").count() == min(expected, 16) and expected > 0
     tab.get_by_label("Length at least").fill("")
-    tab.get_by_label("Disagreement at least").fill("4")
+    tab.get_by_label("|A − true A| at least").fill("4")
     assert 0 < tab.locator("article").count() < 8  # the truth was measured after training alone
-    tab.get_by_label("Disagreement at least").fill("")
+    tab.get_by_label("|A − true A| at least").fill("")
     wanted = language["episodes"][0]["prompt"]
     prompt.select_option(wanted)
     tab.check("#side")
@@ -283,10 +283,10 @@ def test_the_equations_hold_the_tokens_numbers(language_page, language):
     record = language["episodes"][-1]
     article = tab.locator(f"article[data-e='{len(language['episodes']) - 1}']")
     article.locator(".t").nth(1).click()
-    said = tab.inner_text("#equations").replace("−", "-").replace("+", "")
+    equations = tab.inner_text("#equations").replace("−", "-").replace("+", "")
     token = record["tokens"][1]
     for name in ("reward", "delta", "advantage", "value", "next_value"):
-        assert f"{token[name]:.3f}" in said, name
+        assert f"{token[name]:.3f}" in equations, name
     move(tab, "lam", 0.3)
     expected = in_python(record, record["gamma"], 0.3, record["kl_coef"])["advantage"][1]
     last = tab.locator("#equations p").last.inner_text().replace("−", "-")
@@ -335,7 +335,7 @@ def test_lower_lambda_shows_another_histogram_and_its_printed_numbers(language_p
     least = next(m for m in language["estimators"][0]["methods"] if m["name"] == "gae(0)")
     assert "λ = 0\n" in after and before != after
     assert (
-        f"bias {least['bias']:.3f}, exactly" in after
+        f"bias {least['bias']:.3f} (exact)" in after
         and f"variance {least['variance']:.3f}" in after
     )
     task = tab.locator("#estimators select").first
@@ -423,7 +423,7 @@ def test_the_playgrounds_steps_keep_to_their_limits(language_page):
         steps = play(tab)
         assert steps["KL-limited"][2] == pytest.approx(0.05, abs=1e-3)
         assert steps["unconstrained"][2] > 0.05
-        before = steps["as it was"]
+        before = steps["before"]
         assert all(steps[name][3] > before[3] for name in ("KL-limited", "clipped"))
         start = torch.tensor([math.log(p / (1 - p)) for p in before[:2]], dtype=torch.float64)
         rewards = [[0.2, -0.3], [1, 0]]
@@ -513,7 +513,7 @@ def test_light_and_dark_follow_the_reader_and_a_button_turns_them(open_page, fil
         return (luminance(tab.evaluate("getComputedStyle(document.body).backgroundColor")),
                 luminance(tab.evaluate(f"{style}.color")))  # fmt: skip
 
-    for part in ("body", ".said", "article header"):
+    for part in ("body", ".intro", "article header"):
         dark, light = sorted(colours(part))
         assert (light + 0.05) / (dark + 0.05) >= 4.5
     ground, ink = colours("body")
@@ -565,4 +565,4 @@ def test_sections_without_data_are_not_there_nor_links_to_them(open_page, tmp_pa
         assert tab.locator(f"#{name}").is_visible() is there, name
         assert tab.locator(f'nav a[href="#{name}"]').is_visible() is there, name
     task = data["estimators"][0]["task"]
-    assert tab.locator(".lead").inner_text() == f"Many estimates of one policy's gradient: {task}."
+    assert tab.locator(".lead").inner_text() == f"Estimates of the policy gradient: {task}."

@@ -143,8 +143,8 @@ def test_a_page_that_would_be_too_large_keeps_whole_iterations_evenly_and_says_s
     assert max(gaps) <= 3 * min(gaps) + 2
     missing = len(data["episodes"]) - len(kept)
     assert found["left_out"] == [
-        f"{missing} of {len(data['episodes'])} recorded completions are left out, to keep the page "
-        "small; the run's tokens.jsonl has them all."
+        f"{missing} of {len(data['episodes'])} recorded completions are not shown, to keep the "
+        "page small; tokens.jsonl in the run's folder has all of them."
     ]
 
 
