@@ -211,7 +211,7 @@ const isGae = episodes.every((e, i) => e.baseline === "critic" && (e.tokens.adva
 const GAE = "GAE with this critic", column = (name) => (e, r, t) => e.tokens[name]?.[t];
 // Each channel: its value at (episode, recomputed numbers, t), and its meaning.
 const CHANNELS = {
-  advantage: isGae ? [(e, r, t) => r.advantage[t], "how much better it was than expected: GAE with the slider values"]
+  advantage: isGae ? [(e, r, t) => r.advantage[t], "how much better it was than expected, by GAE with the slider values"]
     : [column("advantage"), "the advantage that the learner used"],
   ...(isGae ? {} : { [GAE]: [(e, r, t) => r.advantage[t], "with the slider values; not used by the learner"] }),
   "true advantage": [column("true_advantage"), "measured from many continuations before and after it, or exactly"],
@@ -468,7 +468,7 @@ function inspectToken() { // all numbers of the selected token, and the computat
         `${num(r.reward[t])} + ${gamma}·${inside(get("next_value"))} − ${inside(get("value"))}`, r.delta[t]),
       equation(name, `δ + γ·λ·${name}′`, `${num(r.delta[t])} + ${gamma}·${short(r.lam)}·${inside(next)}`,
         r.advantage[t])),
-    h("p.quiet", `V′${isGae ? ", A′" : ""}: of the next ${unit}. ±, SE: standard error.`),
+    h("p.quiet", `V′${isGae ? ", A′" : ""}: values of the next ${unit}. ±, SE: standard error.`),
     h("dl.numbers", numbers.filter(([, value]) => value !== "–").map(([key, value]) =>
       [h("dt", { class: /true|state/.test(key) ? "wide" : null }, key), h("dd", value)])),
     h("div.top", bars.map(([text, p]) => [h("span", spell(text)), h("i", { class: same(text) ? "on" : null, "--m": p }),
@@ -493,7 +493,7 @@ function drawAgreement() {
   const xs = points.map((p) => p.x), ys = points.map((p) => p.y), off = xs.map((x, k) => x - ys[k]);
   const clear = points.filter((p) => Math.abs(p.y) > 2 * p.se), noise = mean(points.map((p) => p.se ** 2));
   const facts = { correlation: num(correlation(xs, ys)),
-    "right sign (clear ones)": percent(mean(clear.map((p) => Number(p.x * p.y > 0)))),
+    "right sign, where it is clear": percent(mean(clear.map((p) => Number(p.x * p.y > 0)))),
     "rmse, corrected for noise": num(Math.sqrt(Math.max(0, mean(off.map((d) => d * d)) - noise))),
     "mean error": signed(mean(off)), [`${unit}s, ${clear.length} with a clear sign`]: points.length };
   $("agreement-facts").replaceChildren(...Object.entries(facts).map(([name, value]) =>
