@@ -131,7 +131,7 @@ COMMANDS: dict[str, Command] = {
         preset=f"{LANGUAGE}.config:preset",
         preset_from=("algorithm",),
         positional="model",
-        positional_help="The policy to begin with: a run, a folder, or a hub name.",
+        positional_help="Initial policy: a run, a folder, or a hub name.",
     ),
     "study oracle": Command(
         "exact results for an enumerable task: J, its gradient, V, the optimum",

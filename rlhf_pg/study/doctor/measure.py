@@ -16,6 +16,7 @@ from rlhf_pg.core.learner import Evaluation, Learner, Rollout
 from rlhf_pg.language.data import PromptBatches
 from rlhf_pg.language.train import Trainer
 
+ROUNDING = 1e-7  # a gradient below it is a rounding error
 UPDATE_ROWS = 16  # completions behind the gradient that is examined
 LONGEST = 20.0  # seconds; an iteration that takes longer is measured on some of its rows
 
@@ -76,7 +77,7 @@ class Gradient:
     missing: list[str]  # the other parameters
     finished: int  # completions that ended by EOS
     eos_in_mask: int  # EOS tokens that the learner's mask keeps
-    eos_reached: int  # EOS tokens whose gradient is not 0
+    eos_reached: int  # EOS tokens whose gradient is above ROUNDING
 
 
 def gradient(trainer: MeasuredTrainer) -> Gradient:
@@ -103,7 +104,7 @@ def gradient(trainer: MeasuredTrainer) -> Gradient:
         missing = [n for n in missing if named[n].requires_grad and "lora_A" not in n]
     finished, gradients = int(completions.finished.sum()), torch.cat(of_eos)
     return Gradient(
-        norm, reached, missing, finished, len(gradients), int(gradients.count_nonzero())
+        norm, reached, missing, finished, len(gradients), int((gradients.abs() > ROUNDING).sum())
     )
 
 

@@ -115,7 +115,7 @@ def formatted(result: Result, name: str, explain: bool = False) -> Text:
 
 def stages(iteration: Iteration, rows: int) -> str:
     """A table of an iteration's stages: seconds, and peak memory."""
-    scaled = "" if iteration.rows == rows else f", at most (from {iteration.rows} rows)"
+    scaled = "" if iteration.rows == rows else f", scaled from {iteration.rows}"
     lines = [f"{f'one iteration of {rows} rows{scaled}':<46}seconds    peak memory"]
     table = [(name, s, iteration.peak_bytes[name]) for name, s in iteration.seconds.items()]
     table.append(("all", sum(iteration.seconds.values()), max(iteration.peak_bytes.values())))

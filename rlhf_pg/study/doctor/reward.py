@@ -9,6 +9,7 @@ from rlhf_pg.progress import number
 from rlhf_pg.study.doctor.context import Context, Result, Skip, Status, result
 
 EQUAL = 1e-4  # of two scores of one text, relative to the largest score if that is above 1
+FEW = 16  # scores; of fewer, a large correlation may be chance
 
 
 def valid_scores(context: Context) -> Result:
@@ -64,7 +65,7 @@ def spread(context: Context) -> Result:
         status, advice = "warn", "two values, which teach nothing if a prompt's samples agree"
     if status == "warn":
         advice += ": use --algorithm rloo with --samples_per_prompt 8, or add a graded part"
-    measured = f"std {number(std)}, {number(within)} within a prompt"
+    measured = f"std {number(std)}, {number(within)} per prompt"
     return result(not advice, measured, "above 0", advice, status)
 
 
@@ -100,8 +101,8 @@ def length(context: Context) -> Result:
     lengths = context.completions.mask.sum(1).tolist()
     pairs = [(n, s) for n, s in zip(lengths, context.scores, strict=True) if s is not None]
     columns = torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2).T
-    if len(pairs) < 2 or bool((columns.std(1) == 0).any()):
-        raise Skip("lengths or scores are all equal")
+    if len(pairs) < FEW or bool((columns.std(1) == 0).any()):
+        raise Skip("too few scores, or all equal")
     value = float(torch.corrcoef(columns)[0, 1])
     advice = (
         f"{'longer' if value > 0 else 'shorter'} completions score higher, and training will learn "

@@ -50,17 +50,19 @@ def all_parameters_learn(context: Context) -> Result:
 
 
 def gradient_norm(context: Context) -> Result:
-    """The gradient is not 0, and not far above its clip."""
-    norm, limit = context.gradient.norm, 100 * (context.config.learner.max_grad_norm or 1.0)
+    """The gradient is above Adam's epsilon, below which nothing is learned, and near its clip."""
+    norm, learner = context.gradient.norm, context.config.learner
+    least, most = learner.adam_eps, 100 * (learner.max_grad_norm or 1.0)
     zero = "all advantages are 0: use a reward that differs between samples of a prompt"
     large = (
         "every step would be clipped (--learner.max_grad_norm), its direction set by a few rows: "
         f"scale the reward, as in 'normalise({context.reward})'"
     )
     measured = number(norm) + ("" if context.reward else ", of random scores")
-    otherwise: Status = "warn" if norm else "fail"
-    advice = large if norm else zero
-    return result(0 < norm <= limit, measured, f"up to {number(limit)}, not 0", advice, otherwise)
+    otherwise: Status = "warn" if norm > least else "fail"
+    advice = large if norm > least else zero
+    limit = f"{number(least, 2)} to {number(most)}"
+    return result(least < norm <= most, measured, limit, advice, otherwise)
 
 
 def time(context: Context) -> Result:
