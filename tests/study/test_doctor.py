@@ -23,8 +23,7 @@ from rlhf_pg.study.doctor import measure, model
 from rlhf_pg.study.doctor.context import Context
 from rlhf_pg.study.doctor.report import GROUPS, checks_of, run_checks
 from rlhf_pg.study.doctor.reward import spread
-
-from ..language.conftest import ARCHITECTURES, TEXTS, alone, tiny_lm
+from support.language import ARCHITECTURES, TEXTS, alone, tiny_lm
 
 CUTS = ((2, 3, 5, 7), (1, 4, 6, 8), (2, 3, 5, 7))  # no prompt twice
 PROMPTS = [" ".join(text.split()[:n]) for text, cuts in zip(TEXTS, CUTS, strict=True) for n in cuts]

@@ -4,20 +4,17 @@ import hashlib
 import json
 
 import pytest
-import torch
 
 from rlhf_pg.cli import main
 from rlhf_pg.language import data, models
 from rlhf_pg.study.doctor.context import Result
 from rlhf_pg.study.doctor.measure import Iteration
 from rlhf_pg.study.doctor.report import formatted, stages, summary
-
-from ..language.conftest import tiny_lm
+from support.language import tiny_lm
 
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
-    torch.set_num_threads(1)
     monkeypatch.chdir(tmp_path)
 
 
@@ -141,4 +138,6 @@ def test_the_stages_of_an_iteration():
         "all 3.5 5 MB".split(),
     ]
     assert len({len(line) for line in table.splitlines()}) == 1
-    assert "one iteration of 64 rows, scaled from 8  " in stages(Iteration(8, {"a": 1.0}, {"a": 1}), 64)
+    assert "one iteration of 64 rows, scaled from 8  " in stages(
+        Iteration(8, {"a": 1.0}, {"a": 1}), 64
+    )
