@@ -126,10 +126,12 @@ COMMANDS: dict[str, Command] = {
     ),
     "doctor": Command(
         "check a model, its tokenizer, the data and the reward before training",
-        "rlhf_pg.study.doctor:DoctorConfig",
-        "rlhf_pg.study_commands:doctor",
+        "rlhf_pg.study.config:DoctorConfig",
+        "rlhf_pg.study.doctor:main",
+        preset=f"{LANGUAGE}.config:preset",
+        preset_from=("algorithm",),
         positional="model",
-        positional_help="The policy to begin with: a run, a folder, or a hub name.",
+        positional_help="Initial policy: a run, a folder, or a hub name.",
     ),
     "study oracle": Command(
         "exact results for an enumerable task: J, its gradient, V, the optimum",

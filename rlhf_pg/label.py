@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from reward_models.files import saved_text
 from rich.table import Table
 from rich.text import Text
 
+from reward_models.files import saved_text
 from reward_models.loading import load_reward
 from rlhf_pg.language import data, models
 from rlhf_pg.language.config import LabelConfig, check_at_least

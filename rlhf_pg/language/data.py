@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from reward_models.pretrained import context_length, hub_must_answer, hub_offline
 from rich.text import Text
 
+from reward_models.pretrained import context_length, hub_must_answer, hub_offline
 from rlhf_pg.language import models
 from rlhf_pg.language.config import FILM_NOTES, DataShowConfig
 from rlhf_pg.language.sampling import encode

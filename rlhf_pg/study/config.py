@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from rlhf_pg.language.config import TrainConfig
+
 
 @dataclass
 class CreditConfig:
@@ -50,3 +52,17 @@ class InspectConfig:
     """Random seed."""
     output: str | None = None
     """File of the page. Default: report.html in the run's folder."""
+
+
+@dataclass
+class DoctorConfig(TrainConfig):
+    """Check a model, its tokenizer, the data and the reward before training.
+
+    Options are those of `rlhf-pg train`. Without a reward at the default place, the checks of the
+    reward are skipped.
+    """
+
+    output: str | None = None
+    """A .json file for the results, or a folder for doctor.json. By default nothing is written."""
+    explain: bool = False
+    """Print under each check what it tests."""

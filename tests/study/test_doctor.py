@@ -1,38 +1,43 @@
-"""The doctor finds what was made sick on purpose, that alone, and leaves the healthy in peace."""
+"""Every check of the doctor reports what was broken on purpose, and nothing else does."""
 
 import copy
 import json
 import random
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from tokenizers import normalizers, processors
 from torch import nn
 
+from reward_models.combine import Normalise
 from reward_models.reward_model import RewardModel
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.language import models
-from rlhf_pg.study.doctor import DoctorConfig, Patient, examine
-from rlhf_pg.study.doctor import rehearsal as rehearsing
-from rlhf_pg.study.doctor.examination import GROUPS
-from rlhf_pg.study.doctor.scores import spread
-
-from ..language.conftest import ARCHITECTURES, TEXTS, alone, tiny_lm
+from rlhf_pg.language import train as training
+from rlhf_pg.language.config import preset
+from rlhf_pg.study.config import DoctorConfig
+from rlhf_pg.study.doctor import measure, model
+from rlhf_pg.study.doctor.context import Context
+from rlhf_pg.study.doctor.report import GROUPS, checks_of, run_checks
+from rlhf_pg.study.doctor.reward import spread
+from support.language import ARCHITECTURES, TEXTS, alone, tiny_lm
 
 CUTS = ((2, 3, 5, 7), (1, 4, 6, 8), (2, 3, 5, 7))  # no prompt twice
 PROMPTS = [" ".join(text.split()[:n]) for text, cuts in zip(TEXTS, CUTS, strict=True) for n in cuts]
 
 
 @pytest.fixture(scope="module")
-def healthy():
-    """Each architecture with its tokenizer, after a few passes over three sentences."""
+def trained():
+    """A model of each architecture with its tokenizer, trained a little on three sentences."""
     torch.set_num_threads(1)
     made = {}
     for kind in ARCHITECTURES:
         tokenizer = models.train_tokenizer(TEXTS, "word")
         model = tiny_lm(kind, tokenizer, spread=0.1)
-        rows = [ids + [tokenizer.eos_token_id] for ids in models.encode(tokenizer, TEXTS)]
+        rows = [ids + [tokenizer.eos_token_id] for ids in tokenizer(TEXTS)["input_ids"]]
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
         for _ in range(40):
             optimizer.zero_grad()
@@ -43,446 +48,118 @@ def healthy():
     return made
 
 
-@pytest.fixture(params=ARCHITECTURES)
-def each(request, healthy):
-    return copy.deepcopy(healthy[request.param])
-
-
 @pytest.fixture
-def gpt2(healthy):
-    return copy.deepcopy(healthy["gpt2"])
+def opened(trained, tmp_path, monkeypatch):
+    """`opened(kind, alter, reward, prompts, **options)`: a context, its model altered in place."""
+    monkeypatch.chdir(tmp_path)
+    load = models.load
 
-
-@pytest.fixture
-def llama(healthy):
-    return copy.deepcopy(healthy["llama"])
-
-
-def graded(prompts, completions, **_):
-    """A reward with nothing wrong with it: of the text alone, graded."""
-    return [0.3 * len(set(text.split())) + 0.01 * len(text) for text in completions]
-
-
-@pytest.fixture
-def patient(tmp_path):
-    def make(pair, reward=graded, prompts=PROMPTS, **options):
+    def make(kind="llama", alter=None, reward=None, prompts=PROMPTS, **options):
+        pair = copy.deepcopy(trained[kind])
+        if alter is not None:
+            pair = alter(*pair) or pair
+        monkeypatch.setattr(models, "load", lambda name: pair if name == "tiny" else load(name))
         path = tmp_path / "prompts.jsonl"
         path.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in prompts))
-        defaults = {"rows": 8, "max_new_tokens": 12, "data": str(path), "device": "cpu"}
-        config = DoctorConfig(
-            model="tiny", reward="mine" if reward else None, **(defaults | options)
-        )
-        return Patient(config, lambda _: reward, lambda _: pair)
+        shared = {"model": "tiny", "data": str(path), "device": "cpu", "max_new_tokens": 12}
+        run = replace(preset(options.pop("algorithm", "ppo")), rows=8, **shared)
+        config = DoctorConfig(**{**vars(run), "explain": False} | options)
+        return Context(config, graded if reward is None else reward)
 
     return make
 
 
-def findings(patient):
-    return {(f.group, f.name): f for f in examine(patient)}
+def results_of(context):
+    return {result.name: result for result in run_checks(context)}
 
 
-def ill(patient):
-    """What warns or fails, with its status; each says what to do."""
-    found = [f for f in examine(patient) if f.status in ("warn", "fail")]
-    assert all(f.remedy for f in found)
-    return {f"{f.group}, {f.name}": f.status for f in found}
+def reported(results):
+    """Names and statuses of the checks that warn or fail; each says what to do."""
+    bad = {name: r for name, r in results.items() if r.status in ("warn", "fail")}
+    assert all(r.advice for r in bad.values())
+    return {name: r.status for name, r in bad.items()}
 
 
-def remedy(patient, group, name):
-    return findings(patient)[group, name].remedy
+# Rewards. The first has nothing wrong with it: graded, of the text alone, whatever its length.
 
 
-# --- the healthy
+def graded(completions, **_):
+    words = [text.split() for text in completions]
+    return [sum(map(len, w)) / max(1, len(w)) + 0.5 * ("good" in w) for w in words]
 
 
-def test_a_healthy_model_of_each_architecture_passes(each, patient):
-    checked = findings(patient(each))
-    assert {
-        k: (f.status, f.remedy) for k, f in checked.items() if f.status in ("warn", "fail")
-    } == {}
-    assert [k for k, f in checked.items() if f.status == "skipped"] == [
-        ("model", "reference's tokens"),  # a copy
-        ("reward", "its tokenizer"),  # a plain function
-    ]
-    assert checked["step", "EOS is trained"].value > 0
-    assert checked["model", "sampling = scoring"].value < 1e-5
+def longer(completions, **_):
+    return [0.1 * len(text.split()) for text in completions]
 
 
-@pytest.mark.parametrize("algorithm", ["reinforce", "rloo", "grpo"])
-def test_a_healthy_model_passes_for_algorithms_without_a_critic(llama, patient, algorithm):
-    one = patient(llama, algorithm=algorithm, rows=8 if algorithm == "reinforce" else 16)
-    checked = findings(one)
-    assert not [k for k, f in checked.items() if f.status in ("warn", "fail")]
-    assert checked["model", "KL to the reference"].value == 0
-    if algorithm != "reinforce":
-        assert one.train.samples_per_prompt == 4
+def shorter(completions, **_):
+    return [-score for score in longer(completions)]
 
 
-def test_nothing_of_the_model_is_changed(llama, patient):
-    before = copy.deepcopy(llama[0].state_dict())
-    examine(patient(llama))
-    after = llama[0].state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-def test_positions_tell_gpt2_from_rope(healthy, patient):
-    off = {
-        kind: findings(patient(healthy[kind]))["model", "without position_ids"].value
-        for kind in ("gpt2", "llama")
-    }
-    assert off["gpt2"] > 1e-2 and off["llama"] < 1e-4
-
-
-# --- the model
-
-
-def test_a_misspelt_model_is_the_one_failure(patient):
-    one = patient(None)
-    one.opened.make = lambda: models.load("runs/bsae")
-    checked = findings(one)
-    assert [k for k, f in checked.items() if f.status == "fail"] == [("model", "opens")]
-    assert "no run at runs/bsae" in checked["model", "opens"].remedy
-    assert checked["data", "reads"].status == checked["reward", "opens"].status == "pass"
-    assert checked["step", "gradient"].measured == "the model does not open"
-
-
-def test_a_nan_parameter(each, patient):
-    name, parameter = list(each[0].named_parameters())[3]
-    parameter.data.view(-1)[1] = float("nan")
-    one = patient(each)
-    assert ill(one) == {"model, parameters finite": "fail"}
-    assert name in remedy(one, "model", "parameters finite")
-
-
-class Forced(nn.Module):
-    """Draws in every forward, in evaluation too."""
-
-    def forward(self, x):
-        return nn.functional.dropout(x, 0.1, training=True)
-
-
-class Stubborn(nn.Dropout):
-    """A dropout that no eval() turns off."""
-
-    def train(self, mode=True):
-        return super().train(True)
-
-
-def test_dropout_that_is_always_on(gpt2, patient):
-    gpt2[0].transformer.drop = Forced()
-    assert ill(patient(gpt2)) == {"model, same answer twice": "fail"}
-    gpt2[0].transformer.drop = Stubborn(0.2)
-    one = patient(gpt2)
-    assert ill(one) == {"model, same answer twice": "fail", "model, dropout off": "fail"}
-    assert "transformer.drop" in remedy(one, "model", "dropout off")
-
-
-def test_dropout_that_evaluation_turns_off_passes(gpt2, patient):
-    gpt2[0].transformer.drop = nn.Dropout(0.3).train()
-    one = patient(gpt2)
-    assert ill(one) == {}
-    assert "with p > 0" in findings(one)["model", "dropout off"].measured
-
-
-def test_a_critic_that_is_not_zero(llama, patient):
-    one = patient(llama)
-    one.policy.value_head.bias.data.fill_(0.5)
-    assert ill(one) == {"model, critic begins at zero": "warn"}
-
-
-def test_a_reference_that_drifts(llama, patient):
-    one = patient(llama)
-    one.reference.temperature = 0.9
-    assert ill(one) == {"model, KL to the reference": "fail"}
-
-
-def test_another_reference(llama, patient, tmp_path):
-    other = tiny_lm("llama", llama[1], seed=4, spread=0.1)
-    models.save(tmp_path / "other", other, llama[1])
-    one = patient(llama, reference=str(tmp_path / "other"))
-    assert ill(one) == {}
-    kl = findings(one)["model", "KL to the reference"]
-    done, by_hand = one.completions, 0.0
-    for row in range(len(done.texts)):
-        ours, tokens, _ = alone(one.policy, done, row)
-        theirs = alone(one.reference, done, row)[0]
-        by_hand += float((ours - theirs).gather(1, tokens[:, None]).sum()) / len(done.texts)
-    assert kl.status == "note" and kl.value == pytest.approx(by_hand, rel=1e-4) and by_hand > 0
-
-
-def test_a_reference_far_away(llama, patient, tmp_path):
-    other = copy.deepcopy(llama[0])
-    other.get_output_embeddings().weight.data *= -6
-    models.save(tmp_path / "other", other, llama[1])
-    one = patient(llama, reference=str(tmp_path / "other"))
-    assert ill(one) == {"model, KL to the reference": "warn"}
-    assert "--kl_coef" in remedy(one, "model", "KL to the reference")
-
-
-def test_a_reference_with_other_tokens_or_none_at_all(llama, patient, tmp_path):
-    other = models.train_tokenizer(["a film with a plot", *TEXTS[1:]], "word")
-    models.save(tmp_path / "other", tiny_lm("llama", other), other)
-    one = patient(llama, reference=str(tmp_path / "other"))
-    assert ill(one) == {"model, reference's tokens": "fail"}
-    assert findings(one)["model", "KL to the reference"].status == "skipped"
-    one = patient(llama, reference=str(tmp_path / "othr"))
-    assert ill(one) == {"model, reference's tokens": "fail"}
-    assert "othr" in remedy(one, "model", "reference's tokens")
-
-
-def test_generation_settings_of_other_tools_are_named(llama, patient):
-    llama[0].generation_config.top_k = 7
-    llama[0].generation_config.temperature = 0.6
-    said = findings(patient(llama))["model", "generation settings"].measured
-    assert "top_k 7" in said and "temperature 0.6" in said
-
-
-def test_positions_ignored_by_the_model(gpt2, patient):
-    forward = gpt2[0].forward
-    gpt2[0].forward = lambda position_ids=None, **rest: forward(**rest)
-    assert ill(patient(gpt2)) == {"model, left padding": "fail"}
-
-
-@pytest.mark.parametrize(("shift", "status"), [(0.1, "fail"), (1e-4, "warn")])
-def test_a_cache_that_changes_the_answer(llama, patient, shift, status):
-    forward = llama[0].forward
-
-    def other_with_cache(past_key_values=None, **rest):
-        out = forward(past_key_values=past_key_values, **rest)
-        if past_key_values is not None:
-            out.logits[..., 5] += shift
-        return out
-
-    llama[0].forward = other_with_cache
-    one = patient(llama)
-    assert ill(one) == {"model, sampling = scoring": status}
-    assert ("cache" in remedy(one, "model", "sampling = scoring")) == (status == "fail")
-
-
-def test_an_untrained_head(healthy, patient):
-    model, tokenizer = copy.deepcopy(healthy["gpt-neox"])
-    model.get_output_embeddings().weight.data *= 1e-3
-    one = patient((model, tokenizer))
-    assert ill(one) == {"model, entropy": "warn"}
-    assert "untrained" in remedy(one, "model", "entropy")
-
-
-def test_a_model_that_is_certain(llama, patient):
-    llama[0].get_output_embeddings().weight.data *= 100
-    one = patient(llama)
-    assert "model, entropy" in ill(one) and "certain" in remedy(one, "model", "entropy")
-
-
-def test_completions_that_never_end(llama, patient):
-    _never_says(llama[0], llama[1].eos_token_id)
-    one = patient(llama)
-    assert ill(one) == {"model, completions end": "warn"}
-    assert findings(one)["step", "EOS is trained"].status == "skipped"
-
-
-def _never_says(model, token):
-    forward = model.forward
-
-    def silenced(**inputs):
-        out = forward(**inputs)
-        out.logits[..., token] -= 50.0
-        return out
-
-    model.forward = silenced
-
-
-# --- the tokenizer
-
-
-def test_pad_is_eos(each, patient):
-    each[1].pad_token = each[1].eos_token
-    assert ill(patient(each)) == {"tokenizer, pad is not EOS": "warn"}
-
-
-def test_the_models_eos_is_another(llama, patient):
-    llama[0].config.eos_token_id = llama[0].generation_config.eos_token_id = 5
-    assert ill(patient(llama)) == {"tokenizer, EOS": "warn"}
-
-
-def test_rows_that_are_no_token(llama, patient):
-    model = tiny_lm("llama", llama[1], spread=0.1, vocab_size=len(llama[1]) + 8)
-    assert "tokenizer, vocabulary" in ill(patient((model, llama[1])))
-    for token in range(len(llama[1]), len(llama[1]) + 8):
-        _never_says(model, token)
-    assert "tokenizer, vocabulary" not in ill(patient((model, llama[1])))
-
-
-def test_two_bos(llama, patient):
-    tokenizer = llama[1]
-    tokenizer.bos_token = "a"
-    tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
-        single="a $A", special_tokens=[("a", tokenizer.convert_tokens_to_ids("a"))]
-    )
-    assert "tokenizer, BOS" in ill(patient(llama))  # some prompts begin with "a" already
-    once = [p for p in PROMPTS if not p.startswith("a ")]
-    assert "tokenizer, BOS" not in ill(patient(llama, prompts=once))
-
-
-def test_unknown_words(llama, patient):
-    one = patient(llama, prompts=[*PROMPTS, "the zebra is", "the quagga"])
-    assert ill(one) == {"tokenizer, unknown words": "warn"}
-    assert findings(one)["tokenizer", "unknown words"].value == pytest.approx(2 / 56, abs=0.01)
-    assert "zebra" in remedy(one, "tokenizer", "unknown words")
-
-
-def test_nothing_is_unknown_to_a_tokenizer_of_bytes(llama, patient):
-    llama[1].unk_token = None
-    assert findings(patient(llama))["tokenizer", "unknown words"].value == 0
-
-
-def test_a_tokenizer_that_lowers(llama, patient):
-    llama[1]._tokenizer.normalizer = normalizers.Lowercase()
-    one = patient(llama, prompts=[*PROMPTS, "The film", "The PLOT is"])
-    assert ill(one) == {"tokenizer, round trip": "warn"}
-
-
-def test_eos_spelt_out_in_a_prompt(llama, patient):
-    one = patient(llama, prompts=[*PROMPTS, "the film <eos> is"])
-    assert ill(one) == {"tokenizer, special tokens in text": "warn"}
-    assert "row 12" in remedy(one, "tokenizer", "special tokens in text")
-
-
-def test_a_chat_template_wants_messages(llama, patient):
-    template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
-    llama[1].chat_template = template
-    assert ill(patient(llama)) == {"tokenizer, chat template": "warn"}
-    messages = [[{"role": "user", "content": p}] for p in PROMPTS]
-    assert ill(patient(llama, prompts=messages)) == {}
-    llama[1].chat_template = None
-    assert ill(patient(llama, prompts=messages)) == {"data, reads": "fail"}
-
-
-# --- the data
-
-
-def test_prompts_that_do_not_fit(llama, patient):
-    long = " ".join(["the film is good"] * 7)
-    one = patient(llama, prompts=[*PROMPTS, long], max_new_tokens=22)
-    assert ill(one) == {"data, fits the context": "fail"}
-    assert "--max_new_tokens to 20" in remedy(one, "data", "fits the context")
-    assert "row 12" in remedy(one, "data", "fits the context")
-    none_fits = patient(llama, max_new_tokens=48)
-    assert ill(none_fits) == {"data, fits the context": "fail"}
-    assert findings(none_fits)["step", "gradient"].measured == "no prompt fits the model's context"
-
-
-def test_data_that_cannot_be_read(llama, patient):
-    one = patient(llama, data="prompts_of_mine.jsonl")
-    assert ill(one) == {"data, reads": "fail"}
-    assert "no file at prompts_of_mine.jsonl" in remedy(one, "data", "reads")
-    assert ill(patient(llama, prompts=[*PROMPTS, " "])) == {"data, reads": "fail"}
-
-
-def test_a_prompt_without_tokens(llama, patient):
-    llama[1]._tokenizer.normalizer = normalizers.Replace("~", "")
-    one = patient(llama, prompts=["~", *PROMPTS])
-    assert ill(one) == {"data, prompts not empty": "fail"}
-    assert one.usable()["prompt"] == PROMPTS
-
-
-def test_one_prompt_far_longer_than_the_rest(llama, patient):
-    one = patient(llama, prompts=[*PROMPTS, " ".join(["the"] * 35)])
-    assert ill(one) == {"data, lengths alike": "warn"}
-
-
-def test_repeated_prompts(llama, patient):
-    one = patient(llama, prompts=[*PROMPTS, *PROMPTS[:3]])
-    assert ill(one) == {"data, repeats": "warn"}
-    assert findings(one)["data", "repeats"].value == pytest.approx(3 / 15)
-
-
-def test_too_few_prompts(llama, patient):
-    one = patient(llama, prompts=PROMPTS[:5])
-    assert ill(one) == {"data, enough prompts": "warn"}
-    assert "--rows to 5" in remedy(one, "data", "enough prompts")
-
-
-# --- the reward
-
-
-def random_scores(prompts, completions, **_):
+def random_scores(completions, **_):
     return [random.random() for _ in completions]
 
 
-def constant(prompts, completions, **_):
+def constant(completions, **_):
     return [0.1] * len(completions)
 
 
-def of_the_prompt(prompts, completions, **_):
-    return [0.1 * len(p) for p in prompts]
+def of_the_prompt(prompts, **_):
+    return [0.25 * len(prompt) for prompt in prompts]
 
 
-def of_the_place(prompts, completions, **_):
-    return [score + row for row, score in enumerate(graded(prompts, completions))]
+def of_the_row(completions, **_):
+    return [score + row for row, score in enumerate(graded(completions))]
 
 
-def centred(prompts, completions, **_):
-    scores = graded(prompts, completions)
+def centred(completions, **_):
+    scores = graded(completions)
     return [score - sum(scores) / len(scores) for score in scores]
 
 
-def sometimes_nan(prompts, completions, **_):
-    return [float("nan") if i == 3 else s for i, s in enumerate(graded(prompts, completions))]
+def sometimes_nan(completions, **_):
+    return [float("nan") if i == 3 else s for i, s in enumerate(graded(completions))]
 
 
 def sometimes_none(prompts, completions, **_):
-    return [
-        None if len(p) < 10 else s
-        for p, s in zip(prompts, graded(prompts, completions), strict=True)
-    ]
+    pairs = zip(prompts, graded(completions), strict=True)
+    return [None if len(prompt) < 10 else score for prompt, score in pairs]
 
 
-def binary(prompts, completions, **_):
+def never_applies(completions, **_):
+    return [None] * len(completions)
+
+
+def of_two_values(completions, **_):
     return [float(len(text) % 2) for text in completions]
 
 
-def too_few(prompts, completions, **_):
+def nearly_equal(completions, **_):
+    return [0.5 + 1e-5 * score for score in graded(completions)]
+
+
+def too_few(**_):
     return [1.0, 2.0]
 
 
-def raising(prompts, completions, **_):
+def raising(**_):
     raise KeyError("colour")
 
 
-def far_away(prompts, completions, **_):
-    return [100.0 + score for score in graded(prompts, completions)]
+def far_from_zero(completions, **_):
+    return [100.0 + score for score in graded(completions)]
 
 
-def huge(prompts, completions, **_):
-    return [100.0 * (score - 2.0) for score in graded(prompts, completions)]
+def huge(completions, **_):
+    return [100.0 * (score - 4.0) for score in graded(completions)]
 
 
-SICK = {
-    random_scores: ("same score twice", "fail", "draws"),
-    constant: ("spread", "fail", "the same"),
-    of_the_prompt: ("spread", "fail", "prompt alone"),
-    of_the_place: ("order and batch", "fail", "its place"),
-    centred: ("order and batch", "fail", "centred"),
-    sometimes_nan: ("answers", "fail", "gave nan to row 3"),
-    sometimes_none: ("applies", "warn", "counts as 0"),
-    binary: ("spread", "warn", "two values"),
-    too_few: ("answers", "fail", "list of"),
-    raising: ("answers", "fail", "colour"),
-    far_away: ("scale", "warn", "normalise"),
-    huge: ("scale", "warn", "--kl_coef"),
-}
-
-
-@pytest.mark.parametrize("reward", SICK, ids=lambda f: f.__name__)
-def test_a_sick_reward(llama, patient, reward):
-    name, status, words = SICK[reward]
-    one = patient(llama, reward=reward)
-    assert ill(one) == {f"reward, {name}": status}
-    assert words in remedy(one, "reward", name)
+def of_the_end(completions, finished, **_):
+    return [s + end for s, end in zip(graded(completions), finished, strict=True)]
 
 
 class Judge:
-    """A sequence classifier as a reward, padded on a side of one's choice, without a mask."""
+    """A sequence classifier that pads on a side and passes no mask."""
 
     def __init__(self, tokenizer, side):
         self.model = RewardModel.from_base(tiny_lm("gpt2", tokenizer), tokenizer).model
@@ -496,204 +173,471 @@ class Judge:
         return self.model(input_ids=inputs["input_ids"]).logits[:, 0]
 
 
-def test_what_needs_a_steady_reward_is_left_out_for_one_that_draws(llama, patient):
-    checked = findings(patient(llama, reward=random_scores))
-    for name in ("order and batch", "sees the end"):
-        assert checked["reward", name].status == "skipped"
+def judge(side):
+    return Judge(models.train_tokenizer(TEXTS, "word"), side)
 
 
-def test_a_costly_reward_is_asked_few_times(llama, patient):
-    asked = []
-
-    def counted(prompts, completions, **_):
-        asked.append(len(completions))
-        return graded(prompts, completions)
-
-    examine(patient(llama, reward=counted))
-    # 8 samples: as they are, again, backwards, each alone, ended otherwise; then three rehearsals.
-    assert sum(asked) == 5 * 8 + (8 + 4 + 8)
+# What can be wrong with a model or a tokenizer; each changes them in place.
 
 
-def test_a_judge_that_reads_the_padding(llama, patient):
-    one = patient(llama, reward=Judge(llama[1], "left"))
-    assert ill(one) == {"reward, order and batch": "fail"}
-    assert 'padding_side = "right"' in remedy(one, "reward", "order and batch")
-    assert ill(patient(llama, reward=Judge(llama[1], "right"))) == {}
+class AlwaysRandom(nn.Module):
+    """Random in every forward."""
+
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.1, training=True)
 
 
-def test_a_judge_whose_pad_is_eos(llama, patient):
-    judge = Judge(llama[1], "right")
-    judge.tokenizer.pad_token = judge.tokenizer.eos_token
-    judge.model.config.pad_token_id = judge.tokenizer.pad_token_id
-    assert ill(patient(llama, reward=judge)) == {"reward, its tokenizer": "warn"}
+class StaysOn(nn.Dropout):
+    """A dropout that no eval() turns off."""
+
+    def train(self, mode=True):
+        return super().train(True)
 
 
-def test_an_end_that_nothing_sees(llama, patient):
-    assert ill(patient(llama, missing_eos_penalty=0)) == {"reward, sees the end": "warn"}
+def with_drop(module):
+    def alter(model, tokenizer):
+        model.transformer.drop = module
 
-    def ending(prompts, completions, finished, **_):
-        scores = graded(prompts, completions)
-        return [score + end for score, end in zip(scores, finished, strict=True)]
-
-    one = patient(llama, reward=ending, missing_eos_penalty=0)
-    assert ill(one) == {} and findings(one)["reward", "sees the end"].value == pytest.approx(1)
-    # That it sees the end is said, though a price is paid for a missing one besides.
-    priced = findings(patient(llama, reward=ending, missing_eos_penalty=1))
-    assert priced["reward", "sees the end"].measured.startswith("up to 1")
+    return alter
 
 
-@pytest.mark.parametrize(("same", "status"), [(46, "warn"), (44, "pass")])
-def test_a_reward_that_seldom_tells_apart(same, status):
-    scores = [5.0] * same + [float(i) for i in range(50 - same)]  # 92 % or 88 % are 5
-    prompts = [str(i) for i in range(50)]
-    one = SimpleNamespace(
-        applied=lambda: torch.tensor(scores),
-        scores=lambda: scores,
-        drawn=lambda: [SimpleNamespace(prompts=prompts)],
-    )
-    found = spread(one)
-    assert found.status == status and ("--samples_per_prompt" in found.remedy) is (same == 46)
+def with_nan(model, tokenizer):
+    list(model.parameters())[3].data.view(-1)[1] = float("nan")
 
 
-def test_longer_is_better(llama, patient):
-    def longer(prompts, completions, **_):
-        return [0.1 * len(text.split()) for text in completions]
-
-    found = findings(patient(llama, reward=longer))["reward", "length"]
-    assert found.value > 0.95 and "longer" in found.remedy
-
-    def shorter(prompts, completions, **_):
-        return [-score for score in longer(prompts, completions)]
-
-    found = findings(patient(llama, reward=shorter))["reward", "length"]
-    assert found.value < -0.95 and "shorter" in found.remedy
+def without_positions(model, tokenizer):
+    forward = model.forward
+    model.forward = lambda position_ids=None, **rest: forward(**rest)
 
 
-def test_running_moments_are_put_back(llama, patient):
-    from reward_models.loading import load_reward
+def other_with_cache(shift):
+    def alter(model, tokenizer):
+        forward = model.forward
 
-    reward = load_reward("normalise(length)")
-    one = patient(llama, reward=reward)
-    checked = findings(one)
-    assert checked["reward", "same score twice"].status == "pass"
-    assert checked["reward", "order and batch"].status == "pass"
-    before = reward.state_dict()
-    one.ask([0, 1, 2])
-    assert reward.state_dict() == before != load_reward("normalise(length)").state_dict()
+        def shifted(past_key_values=None, **rest):
+            out = forward(past_key_values=past_key_values, **rest)
+            if past_key_values is not None:
+                out.logits[..., 5] += shift
+            return out
 
+        model.forward = shifted
 
-def test_the_place_is_found_out_with_running_moments_too(llama, patient):
-    def remembering(prompts, completions, **_):
-        return of_the_place(prompts, completions)
-
-    remembering.state_dict = lambda: {"count": 1}
-    remembering.load_state_dict = lambda state: None
-    assert ill(patient(llama, reward=remembering)) == {"reward, order and batch": "fail"}
+    return alter
 
 
-def test_no_reward(llama, patient, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    checked = findings(patient(llama, reward=None))
-    reasons = {f.measured for (group, _), f in checked.items() if group == "reward"}
-    assert len(reasons) == 1 and "--reward" in reasons.pop()
-    assert checked["step", "gradient"].measured.endswith("random scores")
-    assert "reward's time is not in it" in checked["step", "the run takes"].measured
+def scaled_head(factor):
+    def alter(model, tokenizer):
+        model.get_output_embeddings().weight.data *= factor
+
+    return alter
 
 
-# --- the step
+def never_ends(model, tokenizer):
+    forward = model.forward
 
-
-def test_a_frozen_layer(gpt2, patient):
-    gpt2[0].transformer.h[1].mlp.requires_grad_(False)
-    one = patient(gpt2)
-    assert ill(one) == {"step, all parameters learn": "warn"}
-    assert findings(one)["step", "all parameters learn"].value == 4
-    assert "h.1.mlp" in remedy(one, "step", "all parameters learn")
-
-
-def test_a_parameter_that_nothing_uses(llama, patient):
-    llama[0].model.forgotten = nn.Parameter(torch.ones(3))
-    one = patient(llama)
-    assert ill(one) == {"step, all parameters learn": "warn"}
-    assert "model.forgotten" in remedy(one, "step", "all parameters learn")
-
-
-def test_a_parameter_whose_gradient_is_zero(llama, patient):
-    llama[0].model.idle = nn.Parameter(torch.ones(3))
-    forward = llama[0].forward
-
-    def counting_for_nothing(**inputs):
+    def silenced(**inputs):
         out = forward(**inputs)
-        out.logits = out.logits + 0 * llama[0].model.idle.sum()
+        out.logits[..., tokenizer.eos_token_id] -= 50.0
         return out
 
-    llama[0].forward = counting_for_nothing
-    one = patient(llama)
-    assert ill(one) == {"step, all parameters learn": "warn"}
-    assert "model.idle" in remedy(one, "step", "all parameters learn")
+    model.forward = silenced
 
 
-def test_adapters_are_judged_as_they_begin(llama, patient):
-    assert ill(patient(llama, algorithm="reinforce", lora_rank=2)) == {}
+def more_rows_than_tokens(model, tokenizer):
+    return tiny_lm("llama", tokenizer, spread=0.1, vocab_size=len(tokenizer) + 8), tokenizer
 
 
-def test_a_gradient_far_above_its_clip(llama, patient):
-    one = patient(llama, reward=huge, algorithm="reinforce", kl_coef=10)
-    assert ill(one) == {"step, gradient": "warn"}
+def pad_is_eos(model, tokenizer):
+    tokenizer.pad_token = tokenizer.eos_token
 
 
-def test_a_mask_that_drops_eos(llama, patient, monkeypatch):
-    one = patient(llama)
-    original = rehearsing.sample
+def other_eos(model, tokenizer):
+    model.config.eos_token_id = model.generation_config.eos_token_id = 5
+
+
+def with_bos(model, tokenizer):
+    tokenizer.bos_token = "a"
+    tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
+        single="a $A", special_tokens=[("a", tokenizer.convert_tokens_to_ids("a"))]
+    )
+
+
+def lowering(model, tokenizer):
+    tokenizer._tokenizer.normalizer = normalizers.Lowercase()
+
+
+def with_template(model, tokenizer):
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+
+
+def frozen_layer(model, tokenizer):
+    model.transformer.h[1].mlp.requires_grad_(False)
+
+
+def unused_parameter(model, tokenizer):
+    model.model.unused = nn.Parameter(torch.ones(3))
+
+
+def idle_parameter(model, tokenizer):
+    """A parameter whose gradient is there, and 0."""
+    model.model.idle = nn.Parameter(torch.ones(3))
+    forward = model.forward
+
+    def unchanged(**inputs):
+        out = forward(**inputs)
+        out.logits = out.logits + 0 * model.model.idle.sum()
+        return out
+
+    model.forward = unchanged
+
+
+def other_temperature(context, monkeypatch):
+    context.trainer.reference.temperature = 0.9
+
+
+def mask_without_eos(context, monkeypatch):
+    sample = training.sample
 
     def masked_by_pad(policy, tokenizer, *rest):
-        done = original(policy, tokenizer, *rest)
-        done.mask = done.mask & (done.ids != tokenizer.eos_token_id)
+        done = sample(policy, tokenizer, *rest)
+        done.mask[:, 1:] &= done.ids[:, 1:] != tokenizer.eos_token_id
         done.logprobs = zero_padding(done.logprobs, done.mask)
         return done
 
-    monkeypatch.setattr(rehearsing, "sample", masked_by_pad)
-    assert ill(one) == {"step, EOS is trained": "fail"}
-    assert "ids != pad" in remedy(one, "step", "EOS is trained")
+    monkeypatch.setattr(training, "sample", masked_by_pad)
 
 
-def test_too_little_memory(llama, patient, monkeypatch):
-    needed = rehearsing.bytes_needed(patient(llama))
-    weights = sum(p.numel() for p in llama[0].parameters())
-    head = 16 + 1
-    assert needed["all"] == 4 * (5 * weights + 4 * head)  # weights, gradient, 2 of Adam; reference
-    for there, status in ((needed["all"] * 1.1, "warn"), (needed["all"] * 0.9, "fail")):
-        for module in ("step", "rehearsal"):
-            where = f"rlhf_pg.study.doctor.{module}.memory_there"
-            monkeypatch.setattr(where, lambda device, there=there: there)
-        assert ill(patient(llama))["step, memory"] == status
-    assert findings(patient(llama))["step", "the run takes"].status == "skipped"
+def memory_of(share):
+    def alter(context, monkeypatch):
+        total = sum(context.trainer.bytes_needed().values()) * share
+        monkeypatch.setattr(context.trainer, "total_memory", lambda: total)
+
+    return alter
 
 
-def test_a_long_iteration_is_scaled_from_a_part(llama, patient, monkeypatch):
-    monkeypatch.setattr(rehearsing, "PATIENCE", 0.0)
-    one = patient(llama, rows=12, algorithm="reinforce")
-    checked = findings(one)
-    assert checked["step", "an iteration takes"].limit == "scaled from 3 rows"
-    seconds = checked["step", "an iteration takes"].value
-    assert checked["step", "the run takes"].value == pytest.approx(100 * seconds)
+@dataclass
+class Case:
+    """Something broken, the one check that reports it, how, and a part of its advice.
+
+    `also` are the checks that report its consequences.
+    """
+
+    check: str
+    status: str
+    advice: str
+    alter: Any = None  # of model and tokenizer, before they are opened
+    after: Any = None  # of the opened context
+    kind: str = "llama"
+    reward: Any = None
+    prompts: list[Any] = field(default_factory=lambda: PROMPTS)
+    options: dict[str, Any] = field(default_factory=dict)
+    also: dict[str, str] = field(default_factory=dict)
 
 
-def test_seconds_lie_on_a_line():
-    less, more = {"update": 3.0, "sampling": 2.0}, {"update": 4.0, "sampling": 1.9}
-    found = rehearsing.extrapolated(8, less, 16, more, 64)
-    assert found == {"update": pytest.approx(10.0), "sampling": pytest.approx(1.9)}
-    assert rehearsing.extrapolated(16, {}, 16, more, 64)["update"] == pytest.approx(16.0)
+RLOO = {"algorithm": "rloo", "rows": 16}
+CASES = {
+    # model
+    **{f"nan in {kind}": Case("finite weights", "fail", ".", with_nan, kind=kind)
+       for kind in ARCHITECTURES},
+    "noise": Case("dropout off", "fail", "the forward is random", with_drop(AlwaysRandom()),
+                  kind="gpt2"),
+    "dropout": Case("dropout off", "fail", "transformer.drop is random", with_drop(StaysOn(0.2)),
+                    kind="gpt2"),
+    "cache": Case("sampling equals scoring", "fail", "cache", other_with_cache(0.1)),
+    "rounding": Case("sampling equals scoring", "warn", "rounding", other_with_cache(1e-4)),
+    "bf16": Case("sampling equals scoring", "warn", "bfloat16", other_with_cache(0.1),
+                 after=lambda context, _: setattr(context.config, "bf16", True)),
+    "positions": Case("left padding", "fail", "position_ids", without_positions, kind="gpt2"),
+    "reference": Case("KL at the start", "fail", "keeps between calls", after=other_temperature),
+    "untrained": Case("entropy", "warn", "untrained", scaled_head(1e-3), kind="gpt-neox"),
+    "certain": Case("entropy", "warn", "certain", scaled_head(30), also={"spread": "fail"}),
+    "endless": Case("completions end", "warn", "--max_new_tokens", never_ends),
+    "no tokens": Case("sampled ids", "warn", "tokenizer", more_rows_than_tokens,
+                      also={"entropy": "warn"}),
+    # tokenizer and prompts
+    "other EOS": Case("EOS token", "warn", "[5]", other_eos),
+    **{f"pad is EOS in {kind}": Case("pad token", "warn", "ids != pad", pad_is_eos, kind=kind)
+       for kind in ARCHITECTURES},
+    "two BOS": Case("BOS token", "warn", "remove it", with_bos, also={"round trip": "warn"}),
+    "unknown": Case("unknown tokens", "warn", "row 12, 'the zebra",
+                    prompts=[*PROMPTS, "the zebra is"]),
+    "lower case": Case("round trip", "warn", "'The film'", lowering,
+                       prompts=[*PROMPTS, "The film", "The PLOT is"]),
+    "EOS in text": Case("special tokens", "warn", "row 12",
+                        prompts=[*PROMPTS, "the film <eos> is"]),
+    "template": Case("chat template", "warn", "messages", with_template),
+    "long prompt": Case("prompt lengths", "warn", "row 12",
+                        prompts=[*PROMPTS, " ".join(["the"] * 35)]),
+    "repeats": Case("repeated prompts", "warn", "n times", prompts=[*PROMPTS, *PROMPTS[:3]]),
+    "few prompts": Case("number of prompts", "warn", "--rows to 5", prompts=PROMPTS[:5]),
+    # reward
+    "NaN": Case("valid scores", "fail", "nan to row 3", reward=sometimes_nan),
+    "wrong count": Case("valid scores", "fail", "2 scores for 8", reward=too_few),
+    "error": Case("valid scores", "fail", "colour", reward=raising),
+    "None": Case("valid scores", "warn", "counts as 0", reward=sometimes_none),
+    "only None": Case("valid scores", "fail", "counts as 0", reward=never_applies),
+    "random": Case("same score twice", "fail", "model.eval()", reward=random_scores),
+    "row": Case("order and batch", "fail", "changes with its row", reward=of_the_row),
+    "row and moments": Case("order and batch", "fail", "changes with its row",
+                            reward=Normalise({"of_the_row": of_the_row})),
+    "batch": Case("order and batch", "fail", "mean of the batch", reward=centred),
+    "padding": Case("order and batch", "fail", 'padding_side = "right"', reward=judge("left")),
+    "constant": Case("spread", "fail", "all completions", reward=constant),
+    "of the prompt": Case("spread", "fail", "prompt alone", reward=of_the_prompt),
+    "binary": Case("spread", "warn", "two values", reward=of_two_values),
+    "nearly equal": Case("spread", "warn", "equal, or nearly", reward=nearly_equal),
+    "end": Case("sees the end", "warn", "--missing_eos_penalty 1",
+                options={"missing_eos_penalty": 0.0}),
+    "mean": Case("scale", "warn", "far from 0", reward=far_from_zero),
+    "scale": Case("scale", "warn", "KL penalty", reward=huge),
+    "longer": Case("length", "warn", "longer", reward=longer, options=RLOO),
+    "shorter": Case("length", "warn", "shorter", reward=shorter, options=RLOO),
+    # gradient step
+    "memory": Case("memory", "fail", "--lora_rank", after=memory_of(0.9)),
+    "little memory": Case("memory", "warn", "--lora_rank", after=memory_of(1.1)),
+    "mask": Case("EOS gradient", "fail", "ids != pad", after=mask_without_eos),
+    "no advantage": Case("gradient norm", "fail", "differs between samples", reward=of_the_prompt,
+                         options={**RLOO, "missing_eos_penalty": 0.0},
+                         also={"spread": "fail", "sees the end": "warn", "EOS gradient": "fail"}),
+    "frozen": Case("all parameters learn", "warn", "h.1.mlp", frozen_layer, kind="gpt2"),
+    "unused": Case("all parameters learn", "warn", "model.unused", unused_parameter),
+    "idle": Case("all parameters learn", "warn", "model.idle", idle_parameter),
+    "gradient": Case("gradient norm", "warn", "clipped", reward=huge,
+                     options={"algorithm": "reinforce", "kl_coef": 10.0}),
+    "time": Case("time", "warn", "most of it is", options={"iterations": 10**9}),
+}  # fmt: skip
 
 
-# --- the examination
+@pytest.mark.parametrize("name", CASES)
+def test_a_check_reports_what_is_broken_and_no_other_does(opened, monkeypatch, name):
+    case = CASES[name]
+    context = opened(case.kind, case.alter, case.reward, case.prompts, **case.options)
+    if case.after:
+        case.after(context, monkeypatch)
+    results = results_of(context)
+    assert reported(results) == {case.check: case.status, **case.also}
+    assert case.advice in results[case.check].advice
 
 
-def test_a_check_that_raises_is_a_failure_and_stops_no_other(llama, patient, monkeypatch):
-    def broken(patient):
+def test_every_check_has_a_case():
+    names = {case.check.lower() for case in CASES.values()} | {"reference tokens"}
+    checks = [check for module in GROUPS.values() for check in checks_of(module)]
+    assert names == {check.__name__.replace("_", " ") for check in checks}
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_nothing_is_reported_if_nothing_is_broken(opened, kind):
+    context = opened(kind)
+    before = copy.deepcopy(context.trainer.policy.state_dict())
+    results = results_of(context)
+    assert {
+        n: (r.status, r.measured, r.advice) for n, r in results.items() if r.status != "pass"
+    } == {"length": ("skip", "too few scores, or all equal", "")}
+    after = context.trainer.policy.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert list(context.iteration.seconds) == ["sampling", "reward", "reference", "update"]
+
+
+HEALTHY = {
+    "reinforce": {"algorithm": "reinforce"},
+    "rloo": RLOO,
+    "grpo": {"algorithm": "grpo", "rows": 16},
+    "adapters": {"algorithm": "reinforce", "lora_rank": 2},
+    "adapters with a critic": {"lora_rank": 2},
+    "dropout that evaluation turns off": {
+        "alter": with_drop(nn.Dropout(0.3).train()),
+        "kind": "gpt2",
+    },
+    "the end is seen": {"reward": of_the_end, "missing_eos_penalty": 0.0},
+    "running moments": {"reward": Normalise({"graded": graded}), **RLOO},
+    "a judge that pads on the right": {"reward": judge("right")},
+    "BOS": {"alter": with_bos, "prompts": [p for p in PROMPTS if p[:2] != "a "], "rows": 4},
+    "no unknown token": {"alter": lambda model, tokenizer: setattr(tokenizer, "unk_token", None)},
+    "messages": {
+        "alter": with_template,
+        "prompts": [[{"role": "user", "content": p}] for p in PROMPTS],
+    },
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_what_looks_like_it_but_is_not_broken_passes(opened, name):
+    assert reported(results_of(opened(**HEALTHY[name]))) == {}
+
+
+REFUSED = {
+    "no run at runs/bsae": {"model": "runs/bsae"},
+    "no file at prompts.jsnl": {"data": "prompts.jsnl"},
+    "more than the model's context": {"max_new_tokens": 48},
+    "prompt 0 has no tokens": {
+        "alter": lambda _, tokenizer: setattr(
+            tokenizer._tokenizer, "normalizer", normalizers.Replace("~", "")
+        ),
+        "prompts": ["~", *PROMPTS],
+    },
+    "no run at runs/othr": {"reference": "runs/othr"},
+    "unknown reward 'lenght'": {"reward": "lenght"},
+    "no chat template": {"prompts": [[{"role": "user", "content": p}] for p in PROMPTS]},
+    "temperature must be above 0": {"temperature": 0.0},
+    "rows must be at least 1": {"rows": 0},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_training_refuses_is_refused_at_once(opened, message):
+    with pytest.raises(ValueError, match=message):
+        opened(**REFUSED[message])
+
+
+# Another model as the reference.
+
+
+def saved_reference(trained, tmp_path, factor=1.0, texts=TEXTS):
+    tokenizer = models.train_tokenizer(texts, "word")
+    other = tiny_lm("llama", tokenizer, seed=4, spread=0.1)
+    if factor != 1.0:
+        other = copy.deepcopy(trained["llama"][0])
+        other.get_output_embeddings().weight.data *= factor
+    models.save(tmp_path / "other", other, tokenizer)
+    return str(tmp_path / "other")
+
+
+def test_the_kl_to_another_reference_is_measured(opened, trained, tmp_path):
+    context = opened(reference=saved_reference(trained, tmp_path))
+    results, done, kl = results_of(context), context.completions, 0.0
+    assert reported(results) == {}
+    for row in range(len(done.texts)):
+        ours, tokens, _ = alone(context.policy, done, row)
+        theirs = alone(context.reference, done, row)[0]
+        kl += float((ours - theirs).gather(1, tokens[:, None]).sum()) / len(done.texts)
+    assert results["KL at the start"].measured == f"{kl:.3g} nats per completion" and kl > 0
+
+
+def test_a_reference_far_away(opened, trained, tmp_path):
+    results = results_of(opened(reference=saved_reference(trained, tmp_path, factor=-6)))
+    assert reported(results) == {"KL at the start": "warn"}
+    assert "--kl_coef" in results["KL at the start"].advice
+
+
+def test_a_reference_with_other_tokens(opened, trained, tmp_path):
+    texts = ["a film with a plot", *TEXTS[1:]]
+    results = results_of(opened(reference=saved_reference(trained, tmp_path, texts=texts)))
+    assert reported(results) == {"reference tokens": "fail"}
+    assert "--reference" in results["reference tokens"].advice
+    assert results["KL at the start"].measured == "the reference has other tokens"
+    assert results["time"].measured == "the reference has other tokens"
+
+
+# What is left out, and how often the reward is called.
+
+
+@pytest.mark.parametrize(
+    ("case", "skipped"),
+    [
+        (
+            "nan in llama",
+            {"dropout off": "a weight is not finite", "time": "a weight is not finite"},
+        ),
+        ("noise", {"left padding": "evaluations differ each time"}),
+        ("random", dict.fromkeys(("order and batch", "sees the end"), "scores differ each time")),
+        ("error", dict.fromkeys(("spread", "length", "time"), "error in 'valid scores'")),
+        ("only None", {"spread": "the reward applies to no row"}),
+        ("constant", {"EOS gradient": "all completions score the same"}),
+        ("endless", {"EOS gradient": "no completion of the step ended by EOS"}),
+        ("memory", {"time": "a step needs more memory than there is"}),
+    ],
+)
+def test_checks_are_skipped_if_what_they_need_is_broken(opened, monkeypatch, case, skipped):
+    case = CASES[case]
+    context = opened(case.kind, case.alter, case.reward, **case.options)
+    if case.after:
+        case.after(context, monkeypatch)
+    results = results_of(context)
+    assert {n: results[n].measured for n in skipped} == skipped
+    assert {results[n].status for n in skipped} == {"skip"}
+
+
+def test_checks_of_the_reward_are_skipped_without_one(opened, monkeypatch):
+    context = opened(reward="runs/reward")  # the default, which is not there
+    results = run_checks(context)
+    reasons = {r.measured for r in results if r.group == "reward"}
+    assert reasons == {"no reward: give --reward"}
+    assert results[-2].measured.endswith(", of random scores")
+    assert not [r for r in results if r.status in ("warn", "fail")]
+
+
+def test_a_check_that_raises_fails_and_the_other_groups_go_on(opened, monkeypatch):
+    def broken(context):
         raise ZeroDivisionError("by nothing")
 
-    monkeypatch.setitem(GROUPS, "model", {"broken": broken, **GROUPS["model"]})
-    one = patient(llama)
-    assert ill(one) == {"model, broken": "fail"}
-    assert remedy(one, "model", "broken") == "ZeroDivisionError: by nothing"
+    monkeypatch.setattr(broken, "__module__", model.__name__)
+    monkeypatch.setattr(model, "broken", broken, raising=False)
+    results = results_of(opened())
+    assert reported(results) == {"broken": "fail"}
+    assert results["broken"].advice == "ZeroDivisionError: by nothing"
+
+
+def test_the_reward_is_called_few_times(opened):
+    sizes = []
+
+    def counted(completions, **_):
+        sizes.append(len(completions))
+        return graded(completions)
+
+    run_checks(opened(reward=counted))
+    # 8 samples: as they are, again, backwards, each alone, ended otherwise; then three rollouts.
+    assert sum(sizes) == 5 * 8 + (8 + 2 + 8)
+
+
+def test_running_moments_are_restored(opened):
+    reward = Normalise({"graded": graded})
+    context = opened(reward=reward)
+    before = reward.state_dict()
+    context.score([0, 1, 2])
+    assert reward.state_dict() == before
+    context.trainer.reward(prompts=["a"], completions=["b"], finished=[True])
+    assert reward.state_dict() != before
+
+
+@pytest.mark.parametrize(("same", "status"), [(46, "warn"), (44, "pass")])
+def test_a_reward_that_seldom_distinguishes(same, status):
+    scores = [5.0] * same + [float(i) for i in range(50 - same)]  # 92 % or 88 % are 5
+    context = SimpleNamespace(
+        scores=scores,
+        numbers=torch.tensor(scores),
+        completions=SimpleNamespace(prompts=[str(i) for i in range(50)]),
+    )
+    result = spread(context)
+    assert result.status == status and ("--samples_per_prompt" in result.advice) is (same == 46)
+
+
+def test_memory_is_counted_by_hand(opened, trained):
+    parameters = sum(p.numel() for p in trained["llama"][0].parameters())
+    head = 16 + 1
+    assert opened().trainer.bytes_needed() == {
+        "weights": 4 * (parameters + head),
+        "gradient": 4 * (parameters + head),
+        "Adam": 8 * (parameters + head),
+        "reference": 4 * parameters,
+    }
+    assert "reference" not in opened(lora_rank=2).trainer.bytes_needed()
+
+
+def test_a_long_iteration_is_measured_on_some_of_its_rows(opened, monkeypatch):
+    monkeypatch.setattr(measure, "LONGEST", 0.0)
+    context = opened(rows=12)
+    trainer, iteration = context.trainer, context.iteration
+    assert iteration.rows == 3
+    assert iteration.seconds == {n: s * 4 for n, s in trainer.stage_seconds.items()}
+    assert set(iteration.peak_bytes) == set(iteration.seconds)
+    assert min(iteration.peak_bytes.values()) > 1e6
+    assert opened(**{**RLOO, "rows": 24}).iteration.rows == 4  # whole groups
+
+
+def test_the_peak_memory_is_that_of_the_stage(opened):
+    trainer = opened().trainer
+    with trainer.timed("much"):
+        torch.ones(30_000_000).sum()
+    with trainer.timed("little"):
+        pass
+    assert trainer.stage_bytes["much"] > trainer.stage_bytes["little"] + 60e6

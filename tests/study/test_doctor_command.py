@@ -1,45 +1,49 @@
-"""`rlhf-pg doctor`: what it prints, its exit code, and that it leaves everything as it was."""
+"""`rlhf-pg doctor`: what it prints, its exit code, and that it changes no file."""
 
 import hashlib
 import json
 
 import pytest
-import torch
 
 from rlhf_pg.cli import main
 from rlhf_pg.language import data, models
-from rlhf_pg.study.doctor.finding import Finding
-from rlhf_pg.study.doctor.report import summary, table
-from rlhf_pg.study.doctor.step import duration, size
-
-from ..language.conftest import tiny_lm
+from rlhf_pg.study.doctor.context import Result
+from rlhf_pg.study.doctor.measure import Iteration
+from rlhf_pg.study.doctor.report import formatted, stages, summary
+from support.language import tiny_lm
 
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
-    torch.set_num_threads(1)
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
 def base(tmp_path):
-    """runs/base, as a user has one: it reads the film notes, and has learned nothing."""
+    """runs/base, untrained, with the vocabulary of the film notes."""
     texts = data.read("film-notes", "corpus", "test")["text"]
     tokenizer = models.train_tokenizer(texts, "word")
     model = tiny_lm("llama", tokenizer, context=64, spread=0.3, tie_word_embeddings=True)
     models.save(tmp_path / "runs" / "base" / "policy", model, tokenizer)
+    (tmp_path / "mine.py").write_text(
+        "def words(completions, **_):\n"
+        "    return [len(set(text)) / (1 + len(text)) for text in completions]\n"
+        "def infinite(completions, **_):\n"
+        "    return [1e999 for _ in completions]\n"
+    )
     return tmp_path / "runs" / "base"
 
 
-def examined(capsys, *options, code=0):
+def printed(capsys, *options, code=0):
+    """What the command prints; it must end with this exit code."""
     arguments = ["doctor", *options, "--rows", "8", "--max_new_tokens", "8", "--device", "cpu"]
     try:
-        found = main(arguments)
+        status = main(arguments)
     except SystemExit as end:
-        found = end.code
-    said = capsys.readouterr()
-    assert found == code, said.out + said.err
-    return said.out
+        status = end.code
+    output = capsys.readouterr()
+    assert status == code, output.out + output.err
+    return output.out + output.err
 
 
 def contents(folder):
@@ -47,107 +51,93 @@ def contents(folder):
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_without_arguments_it_examines_the_base_and_leaves_the_reward_out(base, capsys, tmp_path):
+def test_without_arguments_it_checks_the_base_and_writes_nothing(base, capsys, tmp_path):
     before = contents(tmp_path)
-    said = examined(capsys)
-    assert "runs/base on film-notes toward no reward: ppo, 8 completions" in said
-    assert "11 checks" in said and "no reward: name one with --reward" in said
-    assert "0 FAIL" in said and " skipped" in said
+    text = printed(capsys)
+    assert "runs/base on film-notes toward no reward\nppo, 8 completions of at most 8 tok" in text
+    assert "  skip  7 checks                 no reward: give --reward\n" in text
+    assert ", 0 FAIL, 8 skip" in text and "one iteration of 8 rows" in text
+    assert max(map(len, text.splitlines())) <= 80
     assert contents(tmp_path) == before
 
 
-def test_the_trained_reward_is_taken_where_it_stands(base, capsys, tmp_path):
-    (tmp_path / "runs" / "reward").mkdir()
-    said = examined(capsys, code=1)  # an empty folder is no reward
-    assert "toward runs/reward" in said and "FAIL" in said
-
-
-def test_a_reward_of_ones_own_and_the_file_that_is_asked_for(base, capsys, tmp_path):
-    (tmp_path / "mine.py").write_text(
-        "def words(prompts, completions, **_):\n"
-        "    return [0.1 * len(set(c)) + 0.01 * len(c) for c in completions]\n"
-    )
-    said = examined(capsys, "--reward", "mine.py:words", "--output", "found")
+def test_a_reward_of_the_user_and_a_file_of_the_results(base, capsys, tmp_path):
+    text = printed(capsys, "--reward", "mine.py:words", "--output", "found")
     report = json.loads((tmp_path / "found" / "doctor.json").read_text())
-    by_name = {(f["group"], f["name"]): f for f in report["findings"]}
+    by_name = {(r["group"], r["name"]): r for r in report["results"]}
     assert by_name["reward", "spread"]["status"] == "pass"
-    assert by_name["model", "sampling = scoring"]["value"] < 1e-5
-    assert report["config"]["reward"] == "mine.py:words" and report["summary"] in said
-    assert "found/doctor.json" in said
+    assert by_name["model", "finite weights"]["measured"] == "0 of 22 tensors not finite"
+    assert report["config"]["reward"] == "mine.py:words" and report["summary"] in text
+    assert set(report["iteration"]["seconds"]) == {"sampling", "reward", "reference", "update"}
+    assert text.endswith("written to found/doctor.json\n")
+    printed(capsys, "--output", "here.json")
+    assert json.loads((tmp_path / "here.json").read_text())["config"]["reward"] == "runs/reward"
 
 
-def test_a_failure_is_exit_code_1_after_the_whole_table(base, capsys, tmp_path):
-    (tmp_path / "mine.py").write_text(
-        "def nan(completions, **_): return [1e999 for _ in completions]"
-    )
-    said = examined(capsys, "--reward", "mine.py:nan", code=1)
-    assert (
-        "To mend" in said
-        and "reward, answers" in said
-        and "gave inf to row 0" in " ".join(said.split())
-    )
-    assert "the run takes" in said and "1 FAIL" in said
+def test_a_failure_is_exit_code_1_after_all_results(base, capsys):
+    text = printed(capsys, "--reward", "mine.py:infinite", code=1)
+    assert "  FAIL  valid scores             error\n" in text
+    assert "gave inf to row 0" in " ".join(text.split())
+    assert "  skip  6 checks                 error in 'valid scores'\n" in text
+    assert text.index("FAIL  valid scores") < text.index("1 FAIL")
 
 
-def test_a_misspelt_model_is_said_in_the_table(capsys):
-    said = examined(capsys, "runs/bsae", code=1)
-    assert "no run at runs/bsae" in " ".join(said.split()) and "504 prompts" in said
+def test_what_training_refuses_is_exit_code_2(base, capsys, tmp_path):
+    assert "no run at runs/bsae" in printed(capsys, "runs/bsae", code=2)
+    (tmp_path / "runs" / "reward").mkdir()
+    assert "runs/reward" in printed(capsys, code=2)  # an empty folder is no reward
+    assert "did you mean 'ppo'" in printed(capsys, "--algorithm", "pppo", code=2)
 
 
-def test_options_that_nobody_can_mean_are_exit_code_2(base, capsys):
-    assert main(["doctor", "--rows", "0"]) == 2
-    assert main(["doctor", "--temperature", "0"]) == 2
-    assert main(["doctor", "--algorithm", "pppo"]) == 2
-    said = capsys.readouterr().err
-    assert "rows must be at least 1" in said and "temperature must be above 0" in said
-    assert "did you mean 'ppo'" in said
+def test_the_algorithm_sets_what_it_sets_in_training(base, capsys, tmp_path):
+    printed(capsys, "--algorithm", "rloo", "--output", "rloo.json")
+    config = json.loads((tmp_path / "rloo.json").read_text())["config"]
+    assert config["samples_per_prompt"] == 4 and config["learner"]["baseline"] == "leave-one-out"
+    assert config["learner"]["lr"] == 5e-4 and config["critic"] == "none"
 
 
-def test_text_of_models_and_data_is_shown_as_it_is(base, capsys, tmp_path):
+def test_text_of_models_and_data_is_printed_as_it_is(base, capsys, tmp_path):
     rows = [{"prompt": "[bold]review[/] of a [red]western"}, {"prompt": "[/wrong] review of a"}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    said = examined(capsys, "--data", "rows.jsonl")
-    assert "[bold]review[/]" in said or "[/wrong]" in said
+    text = printed(capsys, "--data", "rows.jsonl")
+    assert "[bold]review[/]" in text or "[/wrong]" in text
 
 
-def test_lora_is_examined_as_such(base, capsys):
-    said = examined(capsys, "--lora_rank", "2", "--algorithm", "reinforce")
-    assert "0 FAIL" in said and "reference 0 B" in said
-
-
-def test_each_check_is_explained_where_that_is_asked_for(base, capsys):
-    sentence = "The policy begins at its reference"
-    assert sentence not in " ".join(examined(capsys).split())
-    assert sentence in " ".join(examined(capsys, "--explain", "true").split())
+def test_every_check_is_explained_on_request(base, capsys):
+    sentence = "No prompt spells out EOS or pad"
+    assert sentence not in printed(capsys)
+    assert sentence in printed(capsys, "--explain")
 
 
 def test_the_words_carry_the_meaning_without_colour():
-    from rich.console import Console
-
-    found = [
-        Finding("pass", "1", group="a", name="one"),
-        Finding("warn", "2", "3", "mend it", group="a", name="two"),
-        Finding("fail", "4", "5", "mend it too", group="b", name="three"),
-        Finding("skipped", "no reward", group="c", name="four"),
-        Finding("skipped", "no reward", group="c", name="five"),
-        Finding("skipped", "no tokenizer", group="c", name="six"),
+    results = [
+        Result("pass", "1", "up to 2", name="one"),
+        Result("fail", "2", "3", "mend it " * 12, name="two", explanation="It is not 2."),
+        Result("skip", "no reward", name="three"),
     ]
-    console = Console(width=100, no_color=True, force_terminal=False)
-    with console.capture() as capture:
-        console.print(table(found))
-    lines = [line.split() for line in capture.get().splitlines()]
-    assert ["warn", "two", "2", "3"] in lines and ["FAIL", "three", "4", "5"] in lines
-    assert ["skip", "2", "checks", "no", "reward"] in lines
-    assert ["skip", "six", "no", "tokenizer"] in lines
-    assert summary(found) == "1 pass, 1 warn, 1 FAIL, 3 skipped"
-
-
-def test_numbers_for_people():
-    assert [size(x) for x in (12, 1650, 1.66e6, 2.5e10)] == ["12 B", "1.65 kB", "1.66 MB", "25 GB"]
-    assert [duration(x) for x in (0.42, 7, 60, 95, 5400)] == [
-        "0.42 s",
-        "7 s",
-        "1 min",
-        "1 min 35 s",
-        "1 h 30 min",
+    one, two, three = (formatted(result, result.name).plain for result in results)
+    assert one == f"  pass  {'one':<25}{'1':<32}up to 2"
+    assert two.splitlines() == [
+        f"  FAIL  {'two':<25}{'2':<32}3",
+        "        mend it mend it mend it mend it mend it mend it mend it mend it mend it",
+        "        mend it mend it mend it",
     ]
+    assert three == f"  skip  {'three':<25}no reward"
+    assert formatted(results[1], "two", explain=True).plain == two + "\n        It is not 2."
+    assert summary(results) == "1 pass, 0 warn, 1 FAIL, 1 skip"
+
+
+def test_the_stages_of_an_iteration():
+    table = stages(
+        Iteration(8, {"sampling": 1.5, "update": 2.0}, {"sampling": 3e6, "update": 5e6}), 8
+    )
+    assert [line.split() for line in table.splitlines()] == [
+        "one iteration of 8 rows seconds peak memory".split(),
+        "sampling 1.5 3 MB".split(),
+        "update 2 5 MB".split(),
+        "all 3.5 5 MB".split(),
+    ]
+    assert len({len(line) for line in table.splitlines()}) == 1
+    assert "one iteration of 64 rows, scaled from 8  " in stages(
+        Iteration(8, {"a": 1.0}, {"a": 1}), 64
+    )

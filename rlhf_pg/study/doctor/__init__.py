@@ -1,20 +1,17 @@
-"""The doctor: what is wrong with a model, its tokenizer, the data and the reward.
+"""`rlhf-pg doctor`: checks of a model, its tokenizer, the data and the reward before training.
 
-settings     what can be asked
-finding      what a check answers, and things that later checks need
-patient      what is examined, opened, sampled from and scored once
-rehearsal    one iteration of training at a learning rate of zero, timed
-memory       what a step needs of it
-model scoring tokenizer data reward scores step     the checks, a small function each
-examination  all of them in order
-report       the table, what to do about it, and doctor.json
+measure     one iteration of training at a learning rate of 0: gradient, seconds, memory
+context     what the checks share, each part computed at its first use; the result of a check
+model       checks of the policy and its reference
+text        checks of the tokenizer and the prompts
+reward      checks of the reward
+step        checks of a gradient step
+report      runs all checks, prints the results, writes doctor.json
 
-To add a check, write `name(patient) -> Finding` in the module whose group it belongs to, and enter
-it in that module's CHECKS.
+To add a check, write a public function `name(context) -> Result` in the module of its subject. Its
+name is printed, and its docstring explains it.
 """
 
-from rlhf_pg.study.doctor.examination import examine, main
-from rlhf_pg.study.doctor.patient import Patient
-from rlhf_pg.study.doctor.settings import DoctorConfig
+from rlhf_pg.study.doctor.report import main
 
-__all__ = ["DoctorConfig", "Patient", "examine", "main"]
+__all__ = ["main"]

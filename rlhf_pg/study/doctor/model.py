@@ -1,176 +1,120 @@
-"""Checks of the model itself, its critic and its reference."""
+"""Checks of the policy and its reference. Every public function is a check."""
 
-from pathlib import Path
+import math
 
-from rlhf_pg.core.masked import zero_padding
-from rlhf_pg.language import models
-from rlhf_pg.language.rollout import reference_logprobs
-from rlhf_pg.study.doctor.finding import Check, Finding, Missing, Status, judged, small
-from rlhf_pg.study.doctor.patient import Patient
+import torch
 
-FAR = 20.0  # nats per completion; training seldom goes farther than 10
-NEUTRAL = {  # what leaves the model's distribution alone
-    "temperature": 1.0,
-    "top_k": 0,
-    "top_p": 1.0,
-    "min_p": None,
-    "typical_p": 1.0,
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-}
+from rlhf_pg.core.masked import masked_mean, zero_padding
+from rlhf_pg.language.rollout import reference_logprobs, unscored
+from rlhf_pg.progress import command, number
+from rlhf_pg.study.doctor.context import TOLERANCE, Context, Result, result
+
+ROUNDING = 1e-3  # a larger difference of log-probabilities is no rounding error of fp32
 
 
-def opens(patient: Patient) -> Finding:
-    """The model and its tokenizer can be loaded."""
-    model, _ = patient.opened.made()
-    parameters = list(model.parameters())
-    count = sum(p.numel() for p in parameters)
-    kinds = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
-    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
-    said = f"{type(model).__name__}, {count:,} parameters, {' and '.join(kinds)}"
-    return Finding("pass", said + (", tied embeddings" if tied else ""), value=count)
+def finite_weights(context: Context) -> Result:
+    """No weight is NaN or infinite; a single one makes every probability NaN."""
+    bad, tensors = context.not_finite, len(list(context.trainer.policy.parameters()))
+    advice = f"{', '.join(bad[:3])}: take an earlier checkpoint, or fine-tune with a lower --lr"
+    return result(not bad, f"{len(bad)} of {tensors} tensors not finite", "0", advice)
 
 
-def parameters_finite(patient: Patient) -> Finding:
-    """No weight is NaN or infinite; one of them would spoil every probability."""
-    bad = patient.bad_parameters()
-    count = len(list(patient.model.parameters()))
-    return judged(
-        not bad,
-        f"{len(bad)} of {count} tensors",
-        "0 with NaN",
-        f"{_some(bad)}: a NaN or an infinity was saved; take an earlier checkpoint, or fine-tune "
-        "again with a lower --lr",
-        value=len(bad),
+def dropout_off(context: Context) -> Result:
+    """Two evaluations of the same tokens agree bit for bit: no dropout and no other noise."""
+    first, second = context.evaluations
+    value = float((first.logprobs - second.logprobs).abs().max())
+    modules = context.policy.named_modules()
+    on = [n for n, m in modules if m.training and isinstance(getattr(m, "p", None), float)]
+    advice = (
+        f"old and new probabilities differ by chance: {', '.join(on[:3]) or 'the forward'} is "
+        "random; set dropout to 0 in the model's config (attn_pdrop, attention_dropout, ...)"
     )
+    return result(value == 0, f"evaluations differ by {number(value)}", "0", advice)
 
 
-def dropout_off(patient: Patient) -> Finding:
-    """Nothing is dropped while the policy is evaluated, or probabilities change by chance."""
-    patient.policy.train()  # as a training loop would; a policy stays in evaluation all the same
-    modules = list(patient.policy.named_modules())
-    some = [(name, m) for name, m in modules if isinstance(getattr(m, "p", None), float)]
-    can = [(name, module) for name, module in some if module.p > 0]
-    on = [name for name, module in can if module.training]
-    return judged(
-        not on,
-        f"{len(on)} on, {len(can)} with p > 0",
-        "0 on",
-        f"{_some(on)}: dropout makes old and new probabilities differ; set p to 0 in the model's "
-        "config (attn_pdrop, attention_dropout, ...) and save it",
-        value=len(on),
-    )
+def sampling_equals_scoring(context: Context) -> Result:
+    """A token has the same probability in sampling, with a cache, as in scoring, without one."""
+    done = context.completions
+    ratio = (context.evaluation.logprobs - done.logprobs).exp()
+    value = float(zero_padding(ratio - 1, done.mask).abs().max())
+    cause = "the model computes other probabilities with its key-value cache than without it"
+    return _equal(context, value, f"max |ratio − 1| {number(value)}", cause)
 
 
-def same_answer_twice(patient: Patient) -> Finding:
-    """Two evaluations of the same tokens agree bit for bit."""
-    value = patient.unsteadiness.made()
-    return judged(
-        value == 0,
-        small(value),
-        "0",
-        "the model draws something on its own in every evaluation (dropout that model.eval() does "
-        "not turn off, noise, a random route): take it out of its forward",
-        value=value,
-    )
+@torch.no_grad()
+def left_padding(context: Context) -> Result:
+    """Completions have the same probabilities in a batch, with padded prompts, as alone."""
+    batch, value = context.evaluation.logprobs, 0.0
+    episodes = unscored(context.completions)
+    for row in range(0, len(episodes), max(1, len(episodes) // 6)):
+        alone = context.policy.evaluate(episodes[row : row + 1]).logprobs[0]
+        difference = zero_padding(batch[row] - alone, episodes.mask[row])
+        value = max(value, float(difference.abs().max()))
+    cause = "padding changes the probabilities: the model must use attention_mask and position_ids"
+    return _equal(context, value, f"max |padded − alone| {number(value)}", cause)
 
 
-def value_head(patient: Patient) -> Finding:
-    """The critic says 0 of every state at first, and so adds no error of its own."""
-    if patient.policy.critic == "none":
-        raise Missing(f"{patient.config.algorithm} has no critic")
-    largest = float(patient.completions.values.abs().max())
-    saved = Path(models.model_folder(patient.config.model), "value_head.safetensors").is_file()
-    return judged(
-        largest == 0,
-        f"max |V| {small(largest)}" + (", a saved head is there" if saved else ""),
-        "0 at first",
-        "a critic that is not zero at first biases the first advantages: use --critic shared, "
-        "whose head begins at zero",
-        "warn",
-        largest,
-    )
+def reference_tokens(context: Context) -> Result:
+    """The reference has the policy's tokens, since the KL compares the two token by token."""
+    value, tokens = context.differing_tokens, len(context.tokenizer)
+    advice = "give a --reference with the policy's tokenizer, or none: a copy of the policy is used"
+    return result(value == 0, f"{number(value)} of {number(tokens)} tokens differ", "0", advice)
 
 
-def reference_tokens(patient: Patient) -> Finding:
-    """A named reference reads the same tokens: the KL compares the two token by token."""
-    patient.named.made()
-    differ = patient.differing_tokens()
-    return judged(
-        differ == 0,
-        f"{differ:,} of {len(patient.tokenizer):,} tokens differ",
-        "0",
-        "the KL compares token by token: give a --reference with the policy's tokenizer, or leave "
-        "it out, and a copy of the policy stands in",
-        value=differ,
-    )
-
-
-def kl_at_the_start(patient: Patient) -> Finding:
-    """The policy begins at its reference: KL(policy || reference) is exactly 0."""
-    named = patient.config.reference
-    if named is not None and patient.differing_tokens():
-        raise Missing("the reference has other tokens")
-    done = patient.completions
-    theirs = reference_logprobs(patient.reference, done)
-    ours = reference_logprobs(patient.policy, done)
-    drift = zero_padding(ours - theirs, done.mask)
-    largest, kl = float(drift.abs().max()), float(drift.sum(1).mean())
-    if named is not None and largest > 0:
-        price = patient.config.kl_coef * kl
-        remedy = (
-            f"the policy begins far from the reference, at a penalty of {price:.3g} a completion "
-            "that drowns the score: leave --reference out, or lower --kl_coef"
+def kl_at_the_start(context: Context) -> Result:
+    """KL(policy || reference) begins at exactly 0 or, with another model, not far above."""
+    _, done = context.evaluation, context.completions
+    ours, theirs = (reference_logprobs(p, done) for p in (context.policy, context.reference))
+    log_ratio = zero_padding(ours - theirs, done.mask)
+    if context.config.reference is None:
+        value = float(log_ratio.abs().max())
+        advice = (
+            "the reference is a copy, but its probabilities differ: look for state that the model "
+            "keeps between calls, or give --reference"
         )
-        said = f"{kl:.3g} nats per completion, another model"
-        far = kl > FAR
-        status: Status = "warn" if far else "note"
-        return Finding(status, said, f"at most {FAR:g}", remedy if far else "", kl)
-    return judged(
-        largest == 0,
-        f"{small(largest)} nats",
-        "0",
-        "the reference is a copy and still answers otherwise: look for state that the model keeps "
-        "between calls, or give --reference",
-        value=largest,
+        return result(value == 0, f"max |log ratio| {number(value)}", "0", advice)
+    value = float(log_ratio.sum(1).mean())
+    advice = (
+        f"a penalty of {number(context.config.kl_coef * value)} per completion, from the start, "
+        "outweighs the score: leave --reference out, or lower --kl_coef"
     )
+    return result(value <= 20, f"{number(value)} nats per completion", "up to 20", advice, "warn")
 
 
-def generation_config(patient: Patient) -> Finding:
-    """What generate() would cut off the distribution; here, nothing is."""
-    options = getattr(patient.model, "generation_config", None)
-    found = {name: getattr(options, name, None) for name in NEUTRAL}
-    bent = {n: x for n, x in found.items() if x is not None and x != NEUTRAL[n]}
-    if bent:
-        said = ", ".join(f"{name} {x:g}" for name, x in bent.items()) + " set"
-    elif getattr(options, "top_k", None) is None:
-        said = "none set; generate() would add top_k 50"
-    else:
-        said = "none set"
-    return Finding(
-        "note",
-        said,
-        "not used here",
-        "generate() of transformers bends the distribution with these, and training here never "
-        "does: to compare texts, call it with do_sample=True, top_k=0, top_p=1.0, temperature="
-        f"{patient.config.temperature:g}"
-        if bent
-        else "",
-    )
+def entropy(context: Context) -> Result:
+    """The next token is neither certain, so samples differ, nor nearly uniform."""
+    value = float(masked_mean(context.evaluations[0].entropies, context.completions.mask))
+    most = 0.9 * math.log(context.embedded)
+    finetune = command("finetune", "--model", context.config.model)
+    uniform = f"nearly uniform, as if untrained: {finetune}, or check that its lm_head was saved"
+    certain = "nearly certain, so samples hardly differ: raise --temperature, or use another model"
+    measured, limit = f"{number(value)} nats per token", f"0.05 to {number(most)}"
+    advice = uniform if value > most else certain
+    return result(0.05 <= value <= most, measured, limit, advice, "warn")
 
 
-def _some(names: list[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def completions_end(context: Context) -> Result:
+    """Some completions end by EOS; what never occurs cannot be rewarded."""
+    share = float(context.completions.finished.float().mean())
+    advice = "raise --max_new_tokens, or fine-tune on texts that end (finetune appends EOS to each)"
+    measured = f"{number(100 * share)}% by EOS"
+    return result(share >= 0.05, measured, "at least 5%", advice, "warn")
 
 
-CHECKS: dict[str, Check] = {
-    "opens": opens,
-    "parameters finite": parameters_finite,
-    "dropout off": dropout_off,
-    "same answer twice": same_answer_twice,
-    "critic begins at zero": value_head,
-    "reference's tokens": reference_tokens,
-    "KL to the reference": kl_at_the_start,
-    "generation settings": generation_config,
-}
+def sampled_ids(context: Context) -> Result:
+    """Sampled ids are tokens; a model may embed more ids than the tokenizer has tokens."""
+    share = float((context.completions.ids >= len(context.tokenizer)).float().mean())
+    advice = "save the tokenizer that the model was trained with beside it"
+    measured = f"{number(100 * share)}% are no token"
+    return result(share <= 1e-3, measured, "up to 0.1%", advice, "warn")
+
+
+def _equal(context: Context, value: float, measured: str, cause: str) -> Result:
+    """The result for two sets of log-probabilities that should be equal but for rounding."""
+    small = value < ROUNDING or context.config.bf16
+    if context.config.bf16:
+        cause = "bfloat16 rounds in the third digit: leave --bf16 out, or keep to one epoch"
+    elif small:
+        cause = "a rounding error, seen in PPO's first_ratio_drift too; on a GPU, turn TF32 off"
+    limit = f"below {number(TOLERANCE, 2)}"
+    return result(value < TOLERANCE, measured, limit, cause, "warn" if small else "fail")

@@ -1,123 +1,146 @@
-"""The findings as a table, what to do about them, and doctor.json."""
+"""Runs all checks, prints their results, and writes doctor.json."""
 
+import inspect
 import json
-import math
+import textwrap
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
-from rich.table import Table
 from rich.text import Text
 
-from rlhf_pg.progress import console
-from rlhf_pg.runs import saved_text
-from rlhf_pg.study.doctor.finding import Finding
-from rlhf_pg.study.doctor.patient import Patient
-from rlhf_pg.study.doctor.settings import DoctorConfig
+from reward_models.files import saved_text
+from rlhf_pg.progress import Progress, console, number
+from rlhf_pg.study.config import DoctorConfig
+from rlhf_pg.study.doctor import model, reward, step, text
+from rlhf_pg.study.doctor.context import Context, Result, Skip
+from rlhf_pg.study.doctor.measure import Iteration
 
-WORDS = {"pass": "pass", "note": "note", "warn": "warn", "fail": "FAIL", "skipped": "skip"}
-COLOURS = {
-    "pass": "green", "note": "blue", "warn": "bold yellow", "fail": "bold red", "skipped": "dim",
-}  # fmt: skip
-WIDTH = 100
+GROUPS = {"model": model, "tokenizer and prompts": text, "reward": reward, "gradient step": step}
+STYLES = {"pass": "green", "warn": "bold yellow", "fail": "bold red", "skip": "dim"}
+CAPITALS = {"eos": "EOS", "bos": "BOS", "kl": "KL"}
+WIDTH, INDENT = 80, 8
 
-
-def show(patient: Patient, findings: list[Finding]) -> None:
-    """Print the table, the remedies by how much they matter, and the summary."""
-    width = min(WIDTH, console.width) if console.is_terminal else WIDTH
-    piped = not console.is_terminal
-    console.print(Text(asked(patient), "bold"), soft_wrap=piped, width=width)
-    console.print(table(findings, width, patient.config.explain))
-    for status, title in (("fail", "To mend"), ("warn", "To look at"), ("note", "To know")):
-        told = [f for f in findings if f.status == status and f.remedy]
-        if told:
-            console.print(Text(title, "bold"))
-            console.print(_remedies(told, width))
-    line = Text(summary(findings), "bold")
-    if not patient.config.explain:
-        line.append("   (--explain says what each check is for)", "not bold dim")
-    console.print(line)
+Check = Callable[[Context], Result]
 
 
-def asked(patient: Patient) -> str:
-    """What was examined, in a line."""
-    run, toward = patient.train, patient.spec or "no reward"
+def main(config: DoctorConfig) -> list[Result]:
+    """Run all checks and print them; write doctor.json if `output` is set.
+
+    Raises ValueError for what `rlhf-pg train` refuses, and SystemExit(1), at the end, if a check
+    failed.
+    """
+    context = Context(config)
+    results = run_checks(context, shown=console.is_terminal)
+    show(context, results)
+    if config.output is not None:
+        write(context, results)
+    if any(result.status == "fail" for result in results):
+        raise SystemExit(1)
+    return results
+
+
+def checks_of(module: ModuleType) -> list[Check]:
+    """The public functions that a module defines, in their order."""
+    functions = [f for f in vars(module).values() if inspect.isfunction(f)]
+    return [f for f in functions if f.__module__ == module.__name__ and f.__name__[0] != "_"]
+
+
+def run_checks(context: Context, shown: bool = False) -> list[Result]:
+    """The result of every check, in order; `shown` with a progress bar.
+
+    A check that raises has failed. Later checks of its group are skipped, as they need the same.
+    """
+    total = sum(len(checks_of(module)) for module in GROUPS.values())
+    results: list[Result] = []
+    errors: dict[str, str] = {}  # message -> name of the check that raised it
+    with Progress(total, "checks", shown=shown) as progress:
+        for group, module in GROUPS.items():
+            broken = None
+            for check in checks_of(module):
+                name = " ".join(CAPITALS.get(word, word) for word in check.__name__.split("_"))
+                try:
+                    if broken is not None:
+                        raise Skip(f"error in {broken!r}")
+                    result = check(context)
+                except Skip as reason:
+                    result = Result("skip", str(reason))
+                except Exception as error:  # of a model, a tokenizer or a reward
+                    message = " ".join(f"{type(error).__name__}: {error}".split())
+                    broken = errors.setdefault(message, name)
+                    result = Result("fail", "error", advice=message)
+                    if broken != name:
+                        result = Result("skip", f"error in {broken!r}")
+                result.group, result.name = group, name
+                result.explanation = " ".join((check.__doc__ or "").split())
+                results.append(result)
+                progress.update(len(results))
+    return results
+
+
+def show(context: Context, results: list[Result]) -> None:
+    """Print the results by group, an iteration by stage, and the summary."""
+    run, device = context.config, context.trainer.accelerator.device.type
+    console.print(Text(f"{run.model} on {run.data} toward {context.reward or 'no reward'}", "bold"))
+    console.print(
+        f"{run.algorithm}, {run.rows} completions of at most {run.max_new_tokens} tokens, "
+        f"temperature {number(run.temperature)}, {device}"
+    )
+    for group, members in groupby(results, lambda result: result.group):
+        console.print(Text(f"\n{group}", "bold"))
+        # Neighbours that are skipped for the same reason are one line.
+        for _, same in groupby(members, lambda r: r.measured if r.status == "skip" else r.name):
+            lines = list(same)
+            name = lines[0].name if len(lines) == 1 else f"{len(lines)} checks"
+            console.print(formatted(lines[0], name, context.config.explain))
+    if "iteration" in vars(context):
+        console.print("\n" + stages(context.iteration, run.rows))
+    console.print(Text("\n" + summary(results), "bold"), end="")
+    console.print("" if context.config.explain else "   (--explain prints what each check tests)")
+
+
+def formatted(result: Result, name: str, explain: bool = False) -> Text:
+    """The lines of a result: status, name, measurement and limit; below, what to do."""
+    word = "FAIL" if result.status == "fail" else result.status
+    line = Text.assemble((f"  {word:<6}", STYLES[result.status]))
+    line.append(f"{name:<24} {result.measured:<31} {result.limit}".rstrip())
+    for paragraph in (result.advice, result.explanation if explain else ""):
+        for part in textwrap.wrap(paragraph, WIDTH - INDENT):
+            line.append(f"\n{'':{INDENT}}{part}")
+    return line
+
+
+def stages(iteration: Iteration, rows: int) -> str:
+    """A table of an iteration's stages: seconds, and peak memory."""
+    scaled = "" if iteration.rows == rows else f", scaled from {iteration.rows}"
+    lines = [f"{f'one iteration of {rows} rows{scaled}':<46}seconds    peak memory"]
+    table = [(name, s, iteration.peak_bytes[name]) for name, s in iteration.seconds.items()]
+    table.append(("all", sum(iteration.seconds.values()), max(iteration.peak_bytes.values())))
+    lines += [f"        {n:<36}{number(s):>9}{number(b / 1e6):>12} MB" for n, s, b in table]
+    return "\n".join(lines)
+
+
+def summary(results: list[Result]) -> str:
+    """The counts: 28 pass, 2 warn, 1 FAIL, 0 skip."""
+    counts = Counter(result.status for result in results)
     return (
-        f"{run.model} on {run.data} toward {toward}: {run.algorithm}, {run.rows} completions of at "
-        f"most {run.max_new_tokens} tokens, temperature {run.temperature:g}, {patient.device.type}"
+        f"{counts['pass']} pass, {counts['warn']} warn, {counts['fail']} FAIL, "
+        f"{counts['skip']} skip"
     )
 
 
-def table(findings: list[Finding], width: int = WIDTH, explain: bool = False) -> Table:
-    """A row for each finding under its group; a group that was left out whole is one row."""
-    table = Table(box=None, width=width, padding=(0, 1), pad_edge=False)
-    table.add_column("", width=4)
-    table.add_column("check", no_wrap=True, style="bold", min_width=22)
-    table.add_column("measured", ratio=1)
-    table.add_column("limit", justify="right", style="dim", no_wrap=True)
-    for group in dict.fromkeys(f.group for f in findings):
-        table.add_row()
-        table.add_row("", Text(group, "bold underline"))
-        for finding in _folded([f for f in findings if f.group == group]):
-            word = Text(WORDS[finding.status], COLOURS[finding.status])
-            measured = Text(finding.measured, "dim" if finding.status == "skipped" else "")
-            if explain and finding.meaning:
-                measured = Text.assemble(measured, "\n", (finding.meaning, "dim italic"))
-            table.add_row(word, Text(finding.name), measured, Text(finding.limit))
-    table.add_row()
-    return table
-
-
-def _remedies(told: list[Finding], width: int) -> Table:
-    """Which check, and what to do."""
-    table = Table(box=None, width=width, padding=(0, 1), pad_edge=False, show_header=False)
-    table.add_column(width=4)
-    table.add_column(no_wrap=True, min_width=22)
-    table.add_column(ratio=1)
-    for finding in told:
-        word = Text(WORDS[finding.status], COLOURS[finding.status])
-        name = Text(f"{finding.group}, {finding.name}", "bold")
-        table.add_row(word, name, Text(finding.remedy))
-    table.add_row()
-    return table
-
-
-def _folded(group: list[Finding]) -> list[Finding]:
-    """Neighbours skipped for the same reason, as one row."""
-    rows: list[Finding] = []
-    runs: list[int] = []
-    for finding in group:
-        same = rows and finding.status == rows[-1].status == "skipped"
-        if same and finding.measured == rows[-1].measured:
-            runs[-1] += 1
-            rows[-1] = Finding("skipped", finding.measured, name=f"{runs[-1]} checks")
-        else:
-            rows.append(finding)
-            runs.append(1)
-    return rows
-
-
-def summary(findings: list[Finding]) -> str:
-    """Counts: 30 pass, 2 warn, 1 FAIL, 5 notes, 0 skipped."""
-    counts = Counter(finding.status for finding in findings)
-    parts = [f"{counts['pass']} pass", f"{counts['warn']} warn", f"{counts['fail']} FAIL"]
-    if counts["note"]:
-        parts.append(f"{counts['note']} notes")
-    if counts["skipped"]:
-        parts.append(f"{counts['skipped']} skipped")
-    return ", ".join(parts)
-
-
-def write(config: DoctorConfig, findings: list[Finding]) -> Path:
-    """doctor.json, in the folder `output` or as the file of that name."""
-    path = Path(config.output or "")
+def write(context: Context, results: list[Result]) -> None:
+    """Write doctor.json into the folder `output`, or to the .json file of that name."""
+    path = Path(context.config.output or "")
     path = path if path.suffix == ".json" else path / "doctor.json"
-    found: dict[str, Any] = {"config": asdict(config), "summary": summary(findings)}
-    found["findings"] = [asdict(finding) for finding in findings]
-    for row in found["findings"]:
-        if row["value"] is not None and not math.isfinite(row["value"]):
-            row["value"] = None  # JSON has no infinity; `measured` says it
-    saved_text(path, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    report = {
+        "config": asdict(context.config),
+        "summary": summary(results),
+        "results": [asdict(result) for result in results],
+        "iteration": asdict(context.iteration) if "iteration" in vars(context) else None,
+    }
+    saved_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
     console.print(f"written to {path}", markup=False)
-    return path

@@ -1,148 +1,140 @@
-"""Checks that the reward is a function of the text, on samples of the model."""
+"""Checks of the reward, on samples of the policy. Every public function is a check."""
 
-from typing import Any
+from collections import defaultdict
 
-from rlhf_pg.study.doctor.finding import Check, Finding, Missing, judged, small
-from rlhf_pg.study.doctor.patient import Patient, Score
+import torch
 
-SAME = 1e-4  # of two scores of one text, relative to the largest score where that is above 1
+from reward_models.calling import Score
+from rlhf_pg.progress import number
+from rlhf_pg.study.doctor.context import Context, Result, Skip, Status, result
 
-
-def opens(patient: Patient) -> Finding:
-    """The reward can be loaded."""
-    patient.reward.made()
-    return Finding("pass", str(patient.spec))
+EQUAL = 1e-4  # of two scores of one text, relative to the largest score if that is above 1
+FEW = 16  # scores; of fewer, a large correlation may be chance
 
 
-def answers(patient: Patient) -> Finding:
-    """The reward gives a finite number, or None, for every completion."""
-    scores = patient.scores.made()
-    return Finding("pass", f"{len(scores)} of {len(scores)} scores finite or None", "all")
-
-
-def applies(patient: Patient) -> Finding:
-    """No completion is left without a score."""
-    scores = patient.scores()
-    share = sum(score is None for score in scores) / len(scores)
-    return judged(
-        share == 0,
-        f"None for {share:.0%}",
-        "0%",
-        "where a reward answers None (does not apply) the score counts as 0: add a part that "
-        "answers for every row, as in --reward 'A + 0.1*length'",
-        "warn" if share < 1 else "fail",
-        share,
+def valid_scores(context: Context) -> Result:
+    """The reward gives every completion a finite score."""
+    share = context.scores.count(None) / len(context.scores)  # other bad scores raise an error
+    advice = (
+        "a score of None (does not apply) counts as 0: add a part that applies to every row, as in "
+        "--reward 'A + 0.1*length'"
     )
+    otherwise: Status = "warn" if share < 1 else "fail"
+    return result(share == 0, f"{number(100 * share)}% None", "0%", advice, otherwise)
 
 
-def same_score_twice(patient: Patient) -> Finding:
-    """The same texts score the same when asked again."""
-    value = difference(patient.scores(), patient.again()[0])
-    return judged(
-        value <= allowed(patient),
-        f"{small(value)} apart",
-        "1e-4",
-        "the reward draws something, so the same text is worth another score each time: call "
-        "model.eval() in it, and give whatever it draws from a seed of its own",
-        value=value,
+def same_score_twice(context: Context) -> Result:
+    """The same texts score the same in a second call."""
+    value, limit = _difference(context.scores, context.second_scores), _allowed(context)
+    advice = "the reward is random: call model.eval() in it, and fix the seed of any sampling"
+    return result(value <= limit, f"differ by {number(value)}", f"up to {number(limit, 2)}", advice)
+
+
+def order_and_batch(context: Context) -> Result:
+    """A score depends on its text alone, not on the row or on the other texts of the batch."""
+    scores, limit = _repeatable_scores(context), _allowed(context)
+    rows = range(len(scores))
+    value = _difference(scores[::-1], context.score(rows[::-1]))
+    cause = "a score changes with its row: return scores in the order of the rows"
+    # With running moments, scores depend on the batch by intent.
+    if value <= limit and not context.trainer.reward.state_dict():
+        some = rows[:: max(1, len(scores) // 8)]
+        value = max(_difference([scores[row]], context.score([row])) for row in some)
+        cause = "a text scores differently alone than in a batch: subtract no mean of the batch"
+    advice = (
+        f'{cause}; in a model, pad on the right (tokenizer.padding_side = "right"), pass '
+        "attention_mask, and read the score at the last real token"
     )
+    return result(value <= limit, f"differ by {number(value)}", f"up to {number(limit, 2)}", advice)
 
 
-def order_and_batch(patient: Patient) -> Finding:
-    """A score depends on the text alone, not on its place or the batch's padding."""
-    scores = steady(patient)
-    count = len(scores)
-    backwards = list(reversed(range(count)))
-    order = difference(list(reversed(scores)), patient.ask(backwards))
-    batch = 0.0
-    if not _remembers(patient):
-        few = range(0, count, max(1, count // 8))
-        batch = max(difference([scores[i]], patient.ask([i])) for i in few)
-    padding = (
-        'pad on the right (tokenizer.padding_side = "right"), pass attention_mask, and read the '
-        "score at the last real token (pad_token_id other than EOS, set in the model's config)"
+def spread(context: Context) -> Result:
+    """Completions score differently, also those of one prompt: otherwise there is no gradient."""
+    scores, within = context.numbers, _std_within_prompts(context)
+    std, unit = float(scores.std(correction=0)), max(1.0, float(scores.abs().max()))
+    counts = scores.unique(return_counts=True)[1]
+    commonest, advice = float(counts.max()) / len(scores), ""
+    status: Status = "fail"
+    if std <= 1e-6 * unit:
+        advice = "all completions score the same: choose a reward that distinguishes them"
+    elif within is not None and within <= 1e-6 * unit:
+        advice = "the score depends on the prompt alone: the reward must read `completions`"
+    elif commonest > 0.9 or std < 1e-3 * unit:
+        status, advice = "warn", f"{number(100 * commonest)}% of the scores are equal, or nearly"
+    elif len(counts) == 2:
+        status, advice = "warn", "two values, which teach nothing if a prompt's samples agree"
+    if status == "warn":
+        advice += ": use --algorithm rloo with --samples_per_prompt 8, or add a graded part"
+    measured = f"std {number(std)}, {number(within)} per prompt"
+    return result(not advice, measured, "above 0", advice, status)
+
+
+def sees_the_end(context: Context) -> Result:
+    """A completion that was cut off scores differently than one that ended."""
+    scores, penalty = _repeatable_scores(context), context.config.missing_eos_penalty
+    opposite = [not ended for ended in context.completions.finished.tolist()]
+    value = _difference(scores, context.score(finished=opposite))
+    seen = value > _allowed(context)
+    advice = "set --missing_eos_penalty 1, or let the reward read the column `finished`"
+    measured = f"differ by {number(value if seen else penalty)}"
+    return result(seen or penalty > 0, measured, "above 0", advice, "warn")
+
+
+def scale(context: Context) -> Result:
+    """The scores suit the KL penalty, and the critic, which begins at 0."""
+    beta, clip = context.config.kl_coef, context.config.score_clip or float("inf")
+    scores = context.numbers.clamp(-clip, clip)
+    mean, std = float(scores.mean()), float(scores.std(correction=0))
+    # The optimum is ref * exp(r / beta) / Z: std / beta is how far, in nats, it tilts the texts.
+    tilt = std / beta if beta else 0.0
+    centred = abs(mean) <= max(1.0, 20 * std) or std == 0  # `spread` reports equal scores
+    advice = (
+        f"{'too large for the KL penalty' if centred else 'far from 0'}: scale it, as in --reward "
+        f"'normalise({context.reward})', set --score_clip 5, or raise --kl_coef"
     )
-    if order > allowed(patient):
-        remedy = (
-            "a row's score changes with its place in the batch: return the scores in the order of "
-            f"the rows; and where a model gives them, {padding}"
-        )
-    else:
-        remedy = (
-            "a text alone scores differently than among others, as when padding is read or a "
-            f"batch is centred: subtract nothing of the batch; and {padding}"
-        )
-    value = max(order, batch)
-    return judged(value <= allowed(patient), f"{small(value)} apart", "1e-4", remedy, value=value)
+    measured = f"mean {number(mean)}, std / kl_coef {number(tilt)}"
+    return result(centred and tilt <= 50, measured, "ratio up to 50", advice, "warn")
 
 
-def own_tokenizer(patient: Patient) -> Finding:
-    """A reward model can tell EOS from padding, and so whether a text ended."""
-    found = list(_tokenizers(patient.reward()))
-    if not found:
-        raise Missing("no tokenizer inside")
-    same = [name for name, t in found if t.pad_token_id in (None, t.eos_token_id)]
-    sides = ", ".join(sorted({t.padding_side for _, t in found}))
-    return judged(
-        not same,
-        f"pad {'is EOS' if same else 'is not EOS'}, side {sides}",
-        "pad is not EOS",
-        f"{', '.join(same)}: where pad is EOS, a score read at the last token that is no pad "
-        "cannot see whether the text ended; give it a pad_token of its own and save it",
-        "warn",
+def length(context: Context) -> Result:
+    """The score is not a matter of the completion's length alone."""
+    lengths = context.completions.mask.sum(1).tolist()
+    pairs = [(n, s) for n, s in zip(lengths, context.scores, strict=True) if s is not None]
+    columns = torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2).T
+    if len(pairs) < FEW or bool((columns.std(1) == 0).any()):
+        raise Skip("too few scores, or all equal")
+    value = float(torch.corrcoef(columns)[0, 1])
+    advice = (
+        f"{'longer' if value > 0 else 'shorter'} completions score higher, and training will learn "
+        "that: add a target length, as in --reward 'A + length:target=20'"
     )
+    return result(abs(value) <= 0.8, f"correlation {number(value)}", "−0.8 to 0.8", advice, "warn")
 
 
-def speed(patient: Patient) -> Finding:
-    """Completions scored in a second."""
-    again, seconds = patient.again()
-    value = len(again) / max(1e-9, seconds)
-    return Finding("note", f"{value:,.0f} completions per second", "measured", value=value)
+def _repeatable_scores(context: Context) -> list[Score]:
+    """The scores; Skip if a second call gives others."""
+    if _difference(context.scores, context.second_scores) > _allowed(context):
+        raise Skip("scores differ each time")
+    return context.scores
 
 
-def steady(patient: Patient) -> list[Score]:
-    """The scores of a reward that says the same thing twice; Missing of one that does not."""
-    scores = patient.scores()
-    if difference(scores, patient.again()[0]) > allowed(patient):
-        raise Missing("the reward gives another score each time")
-    return scores
+def _difference(a: list[Score], b: list[Score]) -> float:
+    """max |a - b|; infinite if only one of the two is None."""
+    pairs = [(x, y) for x, y in zip(a, b, strict=True) if not (x is None and y is None)]
+    infinity = float("inf")
+    return max((infinity if x is None or y is None else abs(x - y) for x, y in pairs), default=0.0)
 
 
-def difference(a: list[Score], b: list[Score]) -> float:
-    """max |difference|; infinite where one applies to a row and the other does not."""
-    pairs = zip(a, b, strict=True)
-    return max(
-        0.0 if x is None and y is None else abs(x - y) if x is not None and y is not None
-        else float("inf")
-        for x, y in pairs
-    )  # fmt: skip
+def _allowed(context: Context) -> float:
+    """How far apart two scores of one text may be, for rounding."""
+    return EQUAL * max([1.0, *(abs(s) for s in context.scores if s is not None)])
 
 
-def allowed(patient: Patient) -> float:
-    """How far apart two scores of the same text may be, for rounding."""
-    return SAME * max([1.0, *(abs(s) for s in patient.scores() if s is not None)])
-
-
-def _remembers(patient: Patient) -> bool:
-    """Whether the reward keeps running moments, so that its scores depend on the whole batch."""
-    reward = patient.reward()
-    return bool(hasattr(reward, "state_dict") and reward.state_dict())
-
-
-def _tokenizers(reward: Any, name: str = "reward") -> list[tuple[str, Any]]:
-    """(name, tokenizer) of a reward and of the members it is composed of."""
-    found = [(name, reward.tokenizer)] if hasattr(reward, "tokenizer") else []
-    for below, member in getattr(reward, "members", {}).items():
-        found += _tokenizers(member, below)
-    return found
-
-
-CHECKS: dict[str, Check] = {
-    "opens": opens,
-    "answers": answers,
-    "applies": applies,
-    "same score twice": same_score_twice,
-    "order and batch": order_and_batch,
-    "its tokenizer": own_tokenizer,
-    "speed": speed,
-}
+def _std_within_prompts(context: Context) -> float | None:
+    """Mean standard deviation among samples of one prompt; None if each prompt has only one."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for prompt, score in zip(context.completions.prompts, context.scores, strict=True):
+        if score is not None:
+            groups[prompt].append(score)
+    several = [torch.tensor(g).std(correction=0) for g in groups.values() if len(g) > 1]
+    return float(torch.stack(several).mean()) if several else None

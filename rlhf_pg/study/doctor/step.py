@@ -1,152 +1,78 @@
-"""Checks of one real step, and what the run will take."""
+"""Checks of a gradient step, and of what a run takes. Every public function is a check."""
 
-from rlhf_pg.study.doctor.finding import Check, Finding, Missing, judged
-from rlhf_pg.study.doctor.memory import bytes_needed, memory_there
-from rlhf_pg.study.doctor.patient import Patient
+from datetime import timedelta
 
-UNITS = ("B", "kB", "MB", "GB", "TB")
+from rlhf_pg.progress import number
+from rlhf_pg.study.doctor.context import Context, Result, Skip, Status, result
+
+DAY = 24 * 3600
 
 
-def eos_trained(patient: Patient) -> Finding:
-    """The learner's mask holds every EOS, and the gradient reaches it."""
-    seen = patient.rehearsal()
-    if not seen.finished:
-        raise Missing("no completion of the step ended by EOS")
-    if seen.eos_kept < seen.finished:
-        remedy = (
-            "the mask leaves EOS out, so it is never trained: masks must come from lengths, not "
-            "from `ids != pad`"
-        )
-    else:
-        remedy = (
-            "nothing teaches the model when to stop, since no EOS has an advantage: let the reward "
-            "tell completions apart, or take --algorithm ppo"
-        )
-    return judged(
-        seen.eos_kept == seen.finished and seen.eos_reached > 0,
-        f"{seen.eos_reached} of {seen.finished} EOS have a gradient",
-        "more than 0",
-        remedy,
-        value=seen.eos_reached,
+def memory(context: Context) -> Result:
+    """Weights, gradient, Adam's moments and the reference fit into the memory."""
+    parts, total = context.trainer.bytes_needed(), context.trainer.total_memory()
+    needed = sum(parts.values())
+    advice = (
+        f"{', '.join(f'{name} {number(x / 1e6)} MB' for name, x in parts.items())}, and "
+        "activations, which grow with --rows and --max_new_tokens: train adapters (--lora_rank "
+        "16), take a smaller --model, or a larger machine"
     )
+    measured = f"{number(needed / 1e6)} MB + activations"
+    limit = f"up to {number(0.8 * total / 1e6)} MB"
+    otherwise: Status = "fail" if needed > total else "warn"
+    return result(needed <= 0.8 * total, measured, limit, advice, otherwise)
 
 
-def all_trained(patient: Patient) -> Finding:
+def eos_gradient(context: Context) -> Result:
+    """The learner's mask keeps every EOS, and the gradient reaches it."""
+    gradient = context.gradient
+    if not gradient.finished:
+        raise Skip("no completion of the step ended by EOS")
+    kept = gradient.eos_in_mask == gradient.finished
+    masked = "the mask drops EOS: masks must come from lengths, not from `ids != pad`"
+    zero = (
+        "no EOS has an advantage: use a reward that distinguishes completions, or --algorithm ppo"
+    )
+    measured = f"in {gradient.eos_reached} of {gradient.finished} EOS"
+    advice = zero if kept else masked
+    return result(kept and gradient.eos_reached > 0, measured, "above 0", advice)
+
+
+def all_parameters_learn(context: Context) -> Result:
     """Every parameter gets a gradient from one backward pass of the loss."""
-    seen = patient.rehearsal.made()
-    if patient.config.lora_rank is not None:  # B begins at zero, and so does the gradient of A
-        missing = [name for name in seen.untrained if "lora_A" not in name]
-    else:
-        missing = seen.untrained + seen.frozen
-    count = len(missing) + len(seen.trained)
-    return judged(
-        not missing,
-        f"{len(missing)} of {count} tensors without",
-        "0",
-        f"no gradient for {', '.join(missing[:3])}{' ...' if missing[3:] else ''}: they stay as "
-        "they are; unless that is meant, set requires_grad_(True), or use them in the forward",
-        "warn" if seen.trained else "fail",
-        len(missing),
+    missing, reached = context.gradient.missing, context.gradient.reached
+    advice = (
+        f"{', '.join(missing[:3])}{' ...' if missing[3:] else ''} will not change: unless you mean "
+        "it, set requires_grad_(True), or use them in the forward"
     )
+    measured = f"{len(missing)} of {len(missing) + len(reached)} tensors without"
+    return result(not missing, measured, "0", advice, "warn")
 
 
-def gradient_norm(patient: Patient) -> Finding:
-    """The gradient of a batch is not 0, and not far above its clip."""
-    seen, limit = patient.rehearsal(), patient.train.learner.max_grad_norm
-    norm = seen.grad_norm
-    if norm == 0:
-        remedy = (
-            "the batch teaches nothing: its advantages are all 0; let the reward differ between "
-            "completions of a prompt"
-        )
-        return Finding("fail", "0", "above 0", remedy, norm)
-    return judged(
-        not limit or norm <= 100 * limit,
-        f"{norm:.3g} toward {seen.toward}",
-        f"at most {100 * limit:g}" if limit else "finite",
-        f"every step would be clipped to {limit:g} (--learner.max_grad_norm), its direction set by "
-        f"a few rows: scale the reward down, as in --reward 'normalise({patient.spec})'",
-        "warn",
-        norm,
+def gradient_norm(context: Context) -> Result:
+    """The gradient is above Adam's epsilon, below which nothing is learned, and near its clip."""
+    norm, learner = context.gradient.norm, context.config.learner
+    least, most = learner.adam_eps, 100 * (learner.max_grad_norm or 1.0)
+    zero = "all advantages are 0: use a reward that differs between samples of a prompt"
+    large = (
+        "every step would be clipped (--learner.max_grad_norm), its direction set by a few rows: "
+        f"scale the reward, as in 'normalise({context.reward})'"
     )
+    measured = number(norm) + ("" if context.reward else ", of random scores")
+    otherwise: Status = "warn" if norm > least else "fail"
+    advice = large if norm > least else zero
+    limit = f"{number(least, 2)} to {number(most)}"
+    return result(least < norm <= most, measured, limit, advice, otherwise)
 
 
-def memory(patient: Patient) -> Finding:
-    """Weights, gradient, Adam's moments and the reference fit the memory."""
-    needed = bytes_needed(patient)
-    there, whole = memory_there(patient.device), needed["all"]
-    parts = ", ".join(f"{n} {size(b)}" for n, b in needed.items() if n != "all")
-    where = "the GPU" if patient.device.type == "cuda" else "this machine"
-    return judged(
-        whole <= 0.8 * there,
-        f"{parts}: {size(whole)}",
-        f"{size(0.8 * there)} of {where}",
-        "activations come on top, and grow with --rows and --max_new_tokens: train adapters "
-        "(--lora_rank 16), take a smaller --model, or a larger machine",
-        "fail" if whole > there else "warn",
-        whole,
+def time(context: Context) -> Result:
+    """The run ends within a day; estimated from one iteration, which changes no weight."""
+    stages, iterations = context.iteration.seconds, context.config.iterations
+    seconds = sum(stages.values()) * iterations
+    slowest = max(stages, key=lambda stage: stages[stage])
+    advice = (
+        f"most of it is {slowest}: lower --iterations, --rows or --max_new_tokens, take a smaller "
+        "model, or use an accelerator"
     )
-
-
-def peak_memory(patient: Patient) -> Finding:
-    """The most memory in use while a step was made."""
-    seen = patient.rehearsal()
-    used = "on the GPU" if patient.device.type == "cuda" else "by this process"
-    said = f"{size(seen.peak_bytes)} {used}, {seen.measured_rows} rows"
-    remedy = "" if seen.measured_rows == patient.train.rows else (
-        f"measured on {seen.measured_rows} of {patient.train.rows} rows; activations grow with "
-        "the rows, and --learner.micro_rows bounds them"
-    )  # fmt: skip
-    return Finding("note", said, "measured", remedy, seen.peak_bytes)
-
-
-def step_time(patient: Patient) -> Finding:
-    """Seconds of one iteration with all its rows, by stage; no weight was changed by it."""
-    seen = patient.rehearsal()
-    whole = sum(seen.seconds.values())
-    said = ", ".join(f"{stage} {x:.2f}" for stage, x in seen.seconds.items())
-    return Finding("note", f"{whole:.2g} s: {said}", _how(patient), value=whole)
-
-
-def run_time(patient: Patient) -> Finding:
-    """That times the iterations."""
-    seen, run = patient.rehearsal(), patient.train
-    whole = sum(seen.seconds.values()) * run.iterations
-    note = "" if "reward" in seen.seconds else "; the reward's time is not in it"
-    return Finding("note", f"about {duration(whole)}, {run.iterations} iterations{note}",
-                   "an estimate", value=whole)  # fmt: skip
-
-
-def _how(patient: Patient) -> str:
-    rows = patient.rehearsal().measured_rows
-    return "measured" if rows == patient.train.rows else f"scaled from {rows} rows"
-
-
-def size(count: float) -> str:
-    """Bytes for a person: 1,650,000 is 1.6 MB."""
-    power = 0
-    while count >= 1000 and power < len(UNITS) - 1:
-        count, power = count / 1000, power + 1
-    return f"{count:.3g} {UNITS[power]}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a person: 95 is 1 min 35 s."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.2g} s"
-    minutes, hours = whole // 60, whole // 3600
-    if hours:
-        return f"{hours} h {minutes % 60} min"
-    return f"{minutes} min {whole % 60} s" if whole % 60 else f"{minutes} min"
-
-
-CHECKS: dict[str, Check] = {
-    "memory": memory,
-    "EOS is trained": eos_trained,
-    "all parameters learn": all_trained,
-    "gradient": gradient_norm,
-    "memory at its peak": peak_memory,
-    "an iteration takes": step_time,
-    "the run takes": run_time,
-}
+    measured = f"{timedelta(seconds=round(seconds))}, {number(iterations)} iterations"
+    return result(seconds <= DAY, measured, "up to 1 day", advice, "warn")
