@@ -95,8 +95,8 @@ def test_without_continuations_nothing_is_loaded(run):
 
 
 def test_a_control_run_has_steps_for_tokens(tmp_path):
-    from rlhf_pg.control.presets import preset as control_preset
-    from rlhf_pg.control.training import train as control
+    from rlhf_pg.control.config import preset as control_preset
+    from rlhf_pg.control.train import train as control
 
     config = control_preset("ppo")
     config.total_steps, config.eval_episodes, config.output = 1000, 2, str(tmp_path / "run")
