@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Time and score of the control track, beside Stable-Baselines3 in the same run, on one thread.
+"""Time and score of control runs, beside Stable-Baselines3 in the same process, on one thread.
 
     python scripts/benchmark_control.py                      all of it, 5 seeds
     python scripts/benchmark_control.py cartpole --seeds 3   one part
 
-Training time leaves evaluation out, for everybody alike. A run is at the threshold once 100 sampled
-episodes have a mean of 475 by two standard errors; the score is that of 100 further ones. CPU
-seconds are those of the one thread: on a busy machine they waver less than the clock's.
-Peers need the extra `bench` (pip install 'rlhf-pg[bench]') and are left out, and said, without it.
+Training time excludes evaluation, for all alike. A run is at the threshold once the mean of 100
+sampled episodes exceeds 475 by two standard errors; the score is that of 100 further episodes. CPU
+seconds are those of the one thread: on a busy machine they vary less than wall-clock time.
+Stable-Baselines3 needs the extra `bench` (pip install 'rlhf-pg[bench]') and is skipped without it.
 """
 
 import argparse
@@ -20,36 +20,35 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlhf_pg.control.evaluation import Evaluator, surely_reaches
-from rlhf_pg.control.presets import ControlConfig, preset, tuned
-from rlhf_pg.control.synchronous import Synchronous
-from rlhf_pg.control.training import learn, start
+from rlhf_pg.control.config import ControlConfig, preset, tuned
+from rlhf_pg.control.train import RunState, learn, surely_reaches
 
 Result = dict[str, float]
 
 
 class Timed:
-    """A training whose CPU time is counted, evaluation left out."""
+    """A trainer that also measures the CPU time of its steps."""
 
-    def __init__(self, training: Any) -> None:
-        self.training, self.cpu_seconds = training, 0.0
+    def __init__(self, trainer: Any) -> None:
+        self.trainer, self.cpu_seconds = trainer, 0.0
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.training, name)
+        return getattr(self.trainer, name)
 
-    def iterate(self) -> dict[str, float]:
+    def step(self) -> dict[str, float]:
         began = time.process_time()
-        line: dict[str, float] = self.training.iterate()
+        metrics: dict[str, float] = self.trainer.step()
         self.cpu_seconds += time.process_time() - began
-        return line
+        return metrics
 
 
 def ours(config: ControlConfig) -> Result:
-    training = Timed(start(config))
-    outcome = learn(training, config, lambda line: None)
+    state = RunState(config)
+    state.trainer = timed = Timed(state.trainer)  # type: ignore[assignment]
+    outcome = learn(state)
     return {
         "seconds": outcome.seconds,
-        "cpu": training.cpu_seconds,
+        "cpu": timed.cpu_seconds,
         "steps": outcome.steps,
         "score": outcome.score,
         "solved": outcome.solved,
@@ -71,9 +70,9 @@ def stable_baselines3(kind: str, config: ControlConfig) -> Result:
         )  # fmt: skip
     else:
         model = A2C("MlpPolicy", environments, seed=config.seed, device="cpu")
-    evaluate = Evaluator(config, Synchronous(config).policy)
-    # Scored in our own evaluation's environments; only who acts is another.
-    evaluate.collector.policy = SB3Actor(model)  # type: ignore[assignment]
+    # Scored in our own evaluation environments, with another actor.
+    evaluation = RunState(config).evaluation
+    evaluation.policy = SB3Actor(model)  # type: ignore[assignment]
 
     class Stop(BaseCallback):
         due, solved, aside, cpu_aside = config.eval_interval, False, 0.0, 0.0
@@ -85,7 +84,7 @@ def stable_baselines3(kind: str, config: ControlConfig) -> Result:
             if self.num_timesteps >= self.due:
                 began, cpu = time.perf_counter(), time.process_time()
                 self.due = self.num_timesteps + config.eval_interval
-                self.solved = surely_reaches(evaluate(), config.threshold)
+                self.solved = surely_reaches(evaluation.play(), config.threshold)
                 self.aside += time.perf_counter() - began
                 self.cpu_aside += time.process_time() - cpu
 
@@ -96,13 +95,13 @@ def stable_baselines3(kind: str, config: ControlConfig) -> Result:
         "seconds": time.perf_counter() - began - stop.aside,
         "cpu": time.process_time() - cpu - stop.cpu_aside,
         "steps": model.num_timesteps,
-        "score": float(evaluate().mean()),
+        "score": float(evaluation.play().mean()),
         "solved": stop.solved,
     }
 
 
 class SB3Actor:
-    """An SB3 model with the face of a policy that acts; it brings its own randomness."""
+    """An SB3 model with the interface of a policy that acts; it has its own random numbers."""
 
     def __init__(self, model: Any) -> None:
         self.model, self.distribution = model, self
@@ -118,7 +117,7 @@ class SB3Actor:
 
 
 def cartpole(seeds: int) -> list[str]:
-    """Time to 475, ours and theirs in turn, so that a busy minute is shared by all."""
+    """Time to 475, all algorithms in turn, so that a busy period affects all."""
     common = dict(threshold=475.0, eval_interval=5_000)
     runs: dict[str, Callable[[int], Result]] = {}
     for name in ("reinforce-baseline", "ppo", "a2c", "reinforce", "actor-critic"):

@@ -1,9 +1,9 @@
-"""A3C: worker processes on shared parameters, none of them waiting for another (Mnih et al. 2016).
+"""A3C: worker processes update shared parameters without waiting for each other (Mnih et al. 2016).
 
-Each worker copies the parameters, collects a segment, and hands its gradient to an Adam whose
-moments are shared too, without a lock. It learns by the same `Learner` as everybody; only the
-optimiser is another. No worker outlives its parent: the parent stops them on any way out, and one
-whose parent is gone stops by itself.
+Each worker copies the parameters, collects a segment, and applies its gradient with an Adam whose
+moments are shared too, without a lock. A worker runs the `Trainer` of every other algorithm; only
+its optimiser differs. No worker outlives the parent: the parent stops them however it ends, and a
+worker whose parent is gone stops by itself.
 """
 
 import os
@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -21,17 +21,20 @@ import torch
 from torch import Tensor, nn
 from torch import multiprocessing as processes
 
-from rlhf_pg.control.environments import make_environments
-from rlhf_pg.control.policies import ActorCritic
-from rlhf_pg.control.presets import ControlConfig
-from rlhf_pg.control.synchronous import Synchronous, make_policy
+from rlhf_pg.control.collect import make_environments
+from rlhf_pg.control.config import ControlConfig
+from rlhf_pg.control.policy import ActorCritic, make_policy
 from rlhf_pg.core.learner import LearnerConfig, adam
 
-RUN, PAUSE, STOP = 0, 1, 2  # what the parent wants of the workers, a number in shared memory
+RUN, PAUSE, STOP = 0, 1, 2  # the workers' state that the parent wants, in shared memory
+
+
+# (config, rank, optimiser of a policy) -> `train.Trainer`, which this module must not import.
+MakeTrainer = Callable[[ControlConfig, int, Callable[[ActorCritic], Any]], Any]
 
 
 class SharedState:
-    """Parameters and Adam's statistics in shared memory; what is sent to every worker."""
+    """Parameters and Adam's moments in shared memory, sent to every worker."""
 
     def __init__(self, policy: ActorCritic) -> None:
         self.parameters = [p.detach().clone().share_memory_() for p in policy.parameters()]
@@ -43,56 +46,61 @@ class SharedState:
             }
             for p in self.parameters
         ]
-        # A plain number rather than a lock: a worker killed at any moment can block nobody.
+        # A plain number instead of a lock, which a killed worker could hold for ever.
         self.wanted = torch.tensor(PAUSE).share_memory_()
 
     @torch.no_grad()
     def copy_to(self, policy: ActorCritic) -> None:
-        """Bring a policy up to date."""
-        for mine, ours in zip(policy.parameters(), self.parameters, strict=True):
-            mine.copy_(ours)
+        """Copy the shared parameters into a policy."""
+        for parameter, shared in zip(policy.parameters(), self.parameters, strict=True):
+            parameter.copy_(shared)
 
 
 class SharedAdam:
-    """An optimiser that steps the shared parameters by the gradients of a policy of its own."""
+    """An optimiser that steps the shared parameters by the gradients of one worker's policy."""
 
     def __init__(self, policy: ActorCritic, shared: SharedState, config: LearnerConfig) -> None:
         self.policy, self.shared = policy, shared
-        self.ours = [nn.Parameter(p) for p in shared.parameters]
-        self.inner = adam(self.ours, config)
-        for parameter, moments in zip(self.ours, shared.moments, strict=True):
+        self.parameters = [nn.Parameter(p) for p in shared.parameters]
+        self.inner = adam(self.parameters, config)
+        for parameter, moments in zip(self.parameters, shared.moments, strict=True):
             self.inner.state[parameter] = moments
         self.param_groups = self.inner.param_groups
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the policy's own gradients."""
+        """Clear the gradients of the worker's policy."""
         self.policy.zero_grad(set_to_none)
 
     def step(self) -> None:
-        """Step everybody's parameters, and take them over."""
-        for mine, ours in zip(self.policy.parameters(), self.ours, strict=True):
-            ours.grad = mine.grad
+        """Step the shared parameters, and copy them into the worker's policy."""
+        for shared, own in zip(self.parameters, self.policy.parameters(), strict=True):
+            shared.grad = own.grad
         self.inner.step()
         self.shared.copy_to(self.policy)
 
 
 def work(
-    rank: int, config: ControlConfig, shared: SharedState, out: Connection, parent: int
+    rank: int,
+    config: ControlConfig,
+    make_trainer: MakeTrainer,
+    shared: SharedState,
+    out: Connection,
+    parent: int,
 ) -> None:
-    """A worker's whole life. What it sends is a line to log, or, last of all, why it died."""
+    """A worker process. It sends "ready", then metrics, or a traceback if it fails."""
     torch.set_num_threads(1)
     try:
-        training = Synchronous(config, rank, lambda p: SharedAdam(p, shared, config.learner))
+        trainer = make_trainer(config, rank, lambda p: SharedAdam(p, shared, config.learner))
         out.send("ready")
         while (wanted := int(shared.wanted)) != STOP and os.getppid() == parent:
             if wanted == PAUSE:
                 time.sleep(0.001)
                 continue
-            shared.copy_to(training.policy)
-            before = training.steps
-            line = training.iterate()
-            out.send({**line, "new_steps": training.steps - before})
-        training.close()
+            shared.copy_to(trainer.policy)
+            before = trainer.steps
+            metrics = trainer.step()
+            out.send({**metrics, "new_steps": trainer.steps - before})
+        trainer.close()
     except (BrokenPipeError, ConnectionResetError):
         pass  # the parent is gone
     except Exception:
@@ -100,42 +108,46 @@ def work(
         raise SystemExit(1) from None
 
 
-class Asynchronous:
-    """The parent of a3c's workers; it learns nothing itself."""
+class AsynchronousTrainer:
+    """The parent of a3c's workers, with the interface of `train.Trainer`; it makes no update."""
 
-    LISTEN = 0.1  # seconds of the workers' lines in one iteration
+    LISTEN = 0.1  # seconds of the workers' metrics in one step
 
-    def __init__(self, config: ControlConfig) -> None:
+    def __init__(self, config: ControlConfig, make_trainer: MakeTrainer) -> None:
         config.check()
-        _check_shareable(config)
         environments = make_environments(config.env, 1, config.env_options)
         self.policy = make_policy(config, environments)  # a copy, for evaluation
         environments.close()
         self.shared = SharedState(self.policy)
         self.steps, self.seconds = 0, 0.0
-        context = processes.get_context("spawn")
         self.workers: list[Any] = []
         self.pipes: list[Connection] = []
         try:
             for rank in range(config.workers):
-                ours, theirs = context.Pipe(duplex=False)
-                job = (rank, config, self.shared, theirs, os.getpid())
-                worker = context.Process(target=work, args=job, daemon=True)
-                with _interrupts_ignored():  # which the worker inherits: the parent decides
-                    worker.start()
-                theirs.close()  # so that a dead worker's pipe ends
-                self.workers.append(worker)
-                self.pipes.append(ours)
+                self._start(rank, config, make_trainer)
             for pipe in self.pipes:
                 self._receive(pipe)
         except BaseException:
             self.close()
             raise
 
-    def iterate(self) -> dict[str, float]:
-        """Let the workers learn for a moment. Returns the means of what they report.
+    def _start(self, rank: int, config: ControlConfig, make_trainer: MakeTrainer) -> None:
+        context = processes.get_context("spawn")
+        pipe, workers_end = context.Pipe(duplex=False)
+        job = (rank, config, make_trainer, self.shared, workers_end, os.getpid())
+        worker = context.Process(target=work, args=job, daemon=True)
+        # The worker inherits that interrupts are ignored: the parent decides when it stops.
+        with _interrupts_ignored():
+            worker.start()
+        # Only the worker may hold its end, so that the pipe ends when the worker dies.
+        workers_end.close()
+        self.workers.append(worker)
+        self.pipes.append(pipe)
 
-        Raises ChildProcessError where a worker has died, with its last words.
+    def step(self) -> dict[str, float]:
+        """Let the workers train for a moment. Returns the means of their metrics.
+
+        Raises ChildProcessError, with the worker's traceback, if a worker died.
         """
         began = time.perf_counter()
         self.shared.wanted.fill_(RUN)
@@ -144,9 +156,6 @@ class Asynchronous:
             ready: list[Any] = wait(self.pipes, timeout=self.LISTEN)
             lines += [self._receive(pipe) for pipe in ready]
         self.seconds += time.perf_counter() - began
-        return self._summary(lines)
-
-    def _summary(self, lines: list[dict[str, float]]) -> dict[str, float]:
         self.steps += sum(int(line.pop("new_steps")) for line in lines)
         names = {name for line in lines for name in line}
         means = {
@@ -154,30 +163,30 @@ class Asynchronous:
         }
         return {**means, "steps": self.steps, "gradient_steps": float(len(lines))}
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Workers hold still, and `policy` is what they have come to."""
+    def pause(self) -> None:
+        """Make the workers wait until the next step, and copy the shared parameters to `policy`."""
         self.shared.wanted.fill_(PAUSE)
         self.shared.copy_to(self.policy)
-        yield
 
     def _receive(self, pipe: Connection) -> Any:
-        worker = self.workers[self.pipes.index(pipe)]
+        rank = self.pipes.index(pipe)
+        worker = self.workers[rank]
         try:
             message = pipe.recv()
         except EOFError:
             worker.join(1)
             message = f"it ended with exit code {worker.exitcode}"
         if isinstance(message, str) and message != "ready":
-            name = f"a3c worker {self.pipes.index(pipe)} (process {worker.pid})"
-            raise ChildProcessError(f"{name} died: {message.strip()}")
+            raise ChildProcessError(
+                f"a3c worker {rank} (process {worker.pid}) died: {message.strip()}"
+            )
         return message
 
     def close(self) -> None:
-        """Stop every worker: by asking, then by force. Returns when none is left."""
+        """Stop every worker, by force after two seconds. Returns when none is left."""
         self.shared.wanted.fill_(STOP)
         for pipe in self.pipes:
-            pipe.close()  # frees one that waits for its line to be read
+            pipe.close()  # frees a worker that waits for its metrics to be read
         for worker in self.workers:
             worker.join(2)
             if worker.is_alive():
@@ -187,6 +196,7 @@ class Asynchronous:
 
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
+    # Signal handlers can only be set in the main thread.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -195,15 +205,3 @@ def _interrupts_ignored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _check_shareable(config: ControlConfig) -> None:
-    for name, asked in (
-        ("policy.normalise", config.policy.normalise),
-        ("normalise_rewards", config.normalise_rewards),
-        ("target_entropy", config.target_entropy is not None),
-    ):
-        if asked:
-            raise ValueError(
-                f"a3c shares parameters but no running state: unset {name}, or use a2c"
-            )

@@ -1,50 +1,29 @@
-"""Algorithms side by side on one environment: curves, time to the threshold, gradient noise."""
+"""Several algorithms on one environment: curves, steps to the threshold, gradient noise."""
 
+import itertools
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from statistics import mean, median, stdev
 
 import gymnasium
 import numpy as np
 import torch
+from rich.table import Table
 
-from rlhf_pg.control.environments import make_environments
-from rlhf_pg.control.gradients import gradient_noise
-from rlhf_pg.control.pictures import WITHOUT_MATPLOTLIB, compared_curves, have_matplotlib
-from rlhf_pg.control.presets import preset, tuned
-from rlhf_pg.control.synchronous import Synchronous
-from rlhf_pg.control.training import Outcome, learn, start
-from rlhf_pg.progress import Progress, console
+from rlhf_pg import chart
+from rlhf_pg.control.collect import make_environments
+from rlhf_pg.control.config import CompareConfig, preset, tuned
+from rlhf_pg.control.policy import ActorCritic
+from rlhf_pg.control.train import Outcome, RunState, Trainer, learn
+from rlhf_pg.core import gradients
+from rlhf_pg.core.algorithms import LearnerConfig
+from rlhf_pg.core.rollout import Rollout
+from rlhf_pg.progress import Progress, console, number
 from rlhf_pg.runs import Run
 
-
-@dataclass
-class CompareConfig:
-    """Several algorithms on one environment, each with its preset, over several seeds."""
-
-    env: str = "CartPole-v1"
-    """Gymnasium id."""
-    algorithms: list[str] = field(
-        default_factory=lambda: ["reinforce", "reinforce-baseline", "actor-critic", "a2c", "ppo"]
-    )
-    """Names as for `rlhf-pg control`."""
-    seeds: int = 5
-    """Runs of each, usually at least 3."""
-    total_steps: int = 200_000
-    """Environment steps at most in each run."""
-    threshold: float | None = None
-    """Where a run counts as solved, and stops; none: what the environment declares, if it does."""
-    eval_episodes: int = 100
-    """Episodes in an evaluation."""
-    eval_interval: int = 5_000
-    """Environment steps between evaluations."""
-    gradient_batches: int = 100
-    """Estimates of the gradient, each from 16 whole episodes; 0 leaves the measurement out."""
-    probe_steps: int = 10_000
-    """Steps that a2c learns for, to make the policy and critic at which they are measured."""
-    output: str | None = None
-    """Folder of the results, which must be new; none: runs/compare-ENV."""
+EPISODES_PER_GRADIENT = 16
 
 
 @dataclass
@@ -54,20 +33,18 @@ class Row:
     algorithm: str
     solved: int  # runs that reached the threshold
     runs: int
-    steps: float  # median to the end of the run: the threshold, or all
+    steps: float  # median to the end of the run: the threshold, or all steps
     seconds: float  # median of training
     score: float  # mean over seeds of the last evaluation
-    score_std: float  # over seeds
+    score_std: float | None  # over seeds; None for one seed
     gradient_variance: float | None = None
-    gradient_noise: float | None = None  # variance per squared length of the mean
+    # Variance per squared length of the mean; None if that cannot be told from 0.
+    gradient_noise: float | None = None
     gradient_cosine: float | None = None  # of its mean with that of reinforce-baseline
 
 
-EPISODES_PER_GRADIENT = 16
-
-
 def compare(config: CompareConfig) -> list[Row]:
-    """Run them all; write curves.png, table.md and results.json, and print the table.
+    """Run all algorithms; write curves.svg, table.md and results.json, and print the table.
 
     Raises ValueError for an unknown environment or algorithm, before anything is run.
     """
@@ -84,31 +61,28 @@ def compare(config: CompareConfig) -> list[Row]:
         for done, (name, outcome) in enumerate(_outcomes(config), 1):
             outcomes[name].append(outcome)
             progress.update(done, score=outcome.score)
-            end = "solved" if outcome.solved else "not solved"
             progress.say(
                 f"{name}: {outcome.score:.1f} after {outcome.steps:,} steps, "
-                f"{outcome.seconds:.2f} s, {end}"
+                f"{outcome.seconds:.2f} s, {'solved' if outcome.solved else 'not solved'}"
             )
     rows = [_row(name, of) for name, of in outcomes.items()]
     if config.gradient_batches:
         measure_gradients(config, rows)
-    text = table(rows)
-    (run.path / "table.md").write_text(text)
-    results = {
-        "rows": [asdict(r) for r in rows],
-        "runs": {n: _curves(o) for n, o in outcomes.items()},
-    }
-    (run.path / "results.json").write_text(json.dumps(results))
-    _draw(config, outcomes, run)
-    console.print(text)
-    console.print(f"saved in {run.path}", soft_wrap=True)
+    curves = {name: [_curve(outcome) for outcome in of] for name, of in outcomes.items()}
+    (run.path / "table.md").write_text(markdown(rows))
+    (run.path / "results.json").write_text(
+        json.dumps({"rows": [asdict(row) for row in rows], "runs": curves})
+    )
+    (run.path / "curves.svg").write_text(draw(config, curves))
+    show(config, rows)
+    console.print(f"saved in {run.path}: curves.svg, table.md, results.json", soft_wrap=True)
     return rows
 
 
 def _outcomes(config: CompareConfig) -> Iterator[tuple[str, Outcome]]:
     for seed in range(config.seeds):
         for name in config.algorithms:
-            asked = tuned(
+            one = tuned(
                 preset(name, config.env),
                 seed=seed,
                 total_steps=config.total_steps,
@@ -116,7 +90,7 @@ def _outcomes(config: CompareConfig) -> Iterator[tuple[str, Outcome]]:
                 eval_episodes=config.eval_episodes,
                 eval_interval=config.eval_interval,
             )
-            yield name, learn(start(asked), asked, lambda line: None)
+            yield name, learn(RunState(one))
 
 
 def _row(name: str, outcomes: list[Outcome]) -> Row:
@@ -128,68 +102,121 @@ def _row(name: str, outcomes: list[Outcome]) -> Row:
         steps=median(outcome.steps for outcome in outcomes),
         seconds=median(outcome.seconds for outcome in outcomes),
         score=mean(scores),
-        score_std=stdev(scores) if len(scores) > 1 else 0.0,
+        score_std=stdev(scores) if len(scores) > 1 else None,
     )
+
+
+def gradient_noise(
+    policy: ActorCritic, rollouts: Sequence[Rollout], config: LearnerConfig
+) -> gradients.GradientNoise:
+    """Mean and variance of an algorithm's gradient by the actor's parameters, summed over episodes.
+
+    Needs at least two rollouts of equal size. The advantages are those of `config`; the loss is
+    the plain policy gradient's, which is also PPO's at its first step.
+    """
+    plain = replace(config, clip=None, reduction="episode")
+    return gradients.gradient_noise(policy, rollouts, plain, policy.actor_parameters())
 
 
 def measure_gradients(config: CompareConfig, rows: list[Row]) -> None:
     """Fill in each row's gradient noise, all at one policy, from the same whole episodes."""
-    asked = tuned(preset("a2c", config.env), environments=EPISODES_PER_GRADIENT)
-    probe = Synchronous(asked)
+    probe_config = tuned(preset("a2c", config.env), environments=EPISODES_PER_GRADIENT)
+    probe = Trainer(probe_config)
     while probe.steps < config.probe_steps:
-        probe.iterate()
+        probe.step()
     rollouts = [probe.collector.episodes() for _ in range(config.gradient_batches)]
-    gamma = asked.learner.gamma
+    probe.close()
 
-    def noise(name: str):  # type: ignore[no-untyped-def]
-        learner = replace(preset(name, config.env).learner, gamma=gamma)
-        return gradient_noise(probe.policy, rollouts, learner)
+    def noise(name: str) -> gradients.GradientNoise:
+        learner = preset(name, config.env).learner
+        same_discount = replace(learner, gamma=probe_config.learner.gamma)
+        return gradient_noise(probe.policy, rollouts, same_discount)
 
+    # Rewards-to-go minus V: no critic can bias it.
     unbiased = noise("reinforce-baseline").mean
     for row in rows:
         measured = noise(row.algorithm)
-        row.gradient_variance, row.gradient_noise = measured.variance, measured.ratio
+        row.gradient_variance = measured.variance
+        row.gradient_noise = measured.ratio if isfinite(measured.ratio) else None
         cosine = torch.nn.functional.cosine_similarity(measured.mean, unbiased, dim=0)
         row.gradient_cosine = float(cosine)
-    probe.close()
 
 
-def table(rows: list[Row]) -> str:
-    """The rows as a Markdown table."""
-    lines = [
-        "| algorithm | solved | steps | seconds | final score | gradient variance | "
-        "variance / signal | cosine |",
-        "|---|---|---|---|---|---|---|---|",
+COLUMNS = (
+    "algorithm", "solved", "steps", "seconds", "final score", "gradient variance",
+    "variance / signal", "cosine",
+)  # fmt: skip
+
+
+def _cells(row: Row) -> list[str]:
+    """A row of the table, as text."""
+    spread = "" if row.score_std is None else f" ± {row.score_std:.1f}"
+    measured = (row.gradient_variance, row.gradient_noise, row.gradient_cosine)
+    return [
+        row.algorithm,
+        f"{row.solved}/{row.runs}",
+        f"{row.steps:,.0f}",
+        f"{row.seconds:.2f}",
+        f"{row.score:.1f}{spread}",
+        *map(number, measured),
     ]
+
+
+def markdown(rows: list[Row]) -> str:
+    """The rows as a Markdown table."""
+    lines = [list(COLUMNS), ["---"] * len(COLUMNS), *map(_cells, rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def show(config: CompareConfig, rows: list[Row]) -> None:
+    """Print the rows as a table."""
+    title = f"{config.env}, {config.seeds} seed{'s'[: config.seeds - 1]}"
+    if config.threshold is not None:
+        title += f", solved at {config.threshold:g}"
+    caption = (
+        f"gradients: {config.gradient_batches} estimates from {EPISODES_PER_GRADIENT} episodes "
+        f"each, all at one policy (a2c after {config.probe_steps:,} steps); "
+        "signal: squared length of their mean; cosine: with reinforce-baseline's mean, which is "
+        "unbiased"
+    )
+    table = Table(title=title, caption=caption if config.gradient_batches else None)
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name == "algorithm" else "right")
     for row in rows:
-        measured = (row.gradient_variance, row.gradient_noise, row.gradient_cosine)
-        shown = ["-" if value is None else f"{value:.3g}" for value in measured]
-        lines.append(
-            f"| {row.algorithm} | {row.solved}/{row.runs} | {row.steps:,.0f} | {row.seconds:.2f} | "
-            f"{row.score:.1f} ± {row.score_std:.1f} | {' | '.join(shown)} |"
-        )
-    return "\n".join(lines) + "\n"
+        table.add_row(*_cells(row))
+    console.print(table)
 
 
-def _curves(outcomes: list[Outcome]) -> list[dict[str, list[float]]]:
-    """Steps and evaluation scores of each run, its last evaluation included."""
-    curves = []
-    for outcome in outcomes:
-        points = [
-            (line["steps"], line["eval_score"]) for line in outcome.lines if "eval_score" in line
-        ]
-        points.append((outcome.steps, outcome.score))
-        steps, scores = zip(*points, strict=True)
-        curves.append({"steps": list(map(float, steps)), "scores": list(map(float, scores))})
-    return curves
+def _curve(outcome: Outcome) -> dict[str, list[float]]:
+    """Steps and evaluation scores of a run, its last evaluation included."""
+    points = [(line["steps"], line["eval_score"]) for line in outcome.lines if "eval_score" in line]
+    points.append((outcome.steps, outcome.score))
+    steps, scores = zip(*points, strict=True)
+    return {"steps": list(map(float, steps)), "scores": list(map(float, scores))}
 
 
-def _draw(config: CompareConfig, outcomes: dict[str, list[Outcome]], run: Run) -> None:
-    if not have_matplotlib():
-        console.print(WITHOUT_MATPLOTLIB)
-        return
-    curves = {
-        name: [(np.array(c["steps"]), np.array(c["scores"])) for c in _curves(of)]
-        for name, of in outcomes.items()
-    }
-    compared_curves(curves, run.path / "curves.png", config.env, config.threshold)
+def draw(config: CompareConfig, curves: dict[str, list[dict[str, list[float]]]]) -> str:
+    """Each algorithm's mean evaluation over its seeds, with a band from least to greatest (SVG).
+
+    A run that stopped at the threshold keeps its last score. A line begins where all seeds had
+    their first evaluation, and a dot marks its end.
+    """
+    series: list[chart.Series] = []
+    for colour, (name, runs) in zip(itertools.cycle(chart.PALETTE), curves.items(), strict=False):
+        first = max(run["steps"][0] for run in runs)
+        grid = sorted({step for run in runs for step in run["steps"] if step >= first})
+        scores = np.stack([np.interp(grid, run["steps"], run["scores"]) for run in runs])
+        points = list(zip(grid, scores.mean(0), strict=True))
+        band = list(zip(grid, scores.min(0), scores.max(0), strict=True)) if len(runs) > 1 else ()
+        series.append(chart.Series(points, colour, name, f"{grid[-1]:,.0f} steps", band=band))
+        series.append(chart.Series(points[-1:], colour, kind="dots"))
+    ends = (0.0, max(one.points[-1][0] for one in series))
+    if config.threshold is not None:
+        level = [(x, config.threshold) for x in ends]
+        name = f"threshold {config.threshold:g}"
+        series.append(chart.Series(level, chart.GREY, name, kind="dashed"))
+    title = f"{config.env}: evaluation score"
+    if config.seeds > 1:
+        title += f", mean and range of {config.seeds} seeds"
+    plot = chart.panel(title, series, "environment steps", ends, width=780, height=420, right=150)
+    return chart.picture([plot], f"{title}, of {len(curves)} algorithms over steps")

@@ -1,16 +1,15 @@
-"""What an action is: how one is drawn, how likely it was, and what the environment is told.
+"""Action distributions: how an action is sampled, its log-probability, and the environment's form.
 
-Each kind turns a network's outputs (..., size) into actions. Drawing is a function of noise drawn
-beforehand, so a whole rollout's randomness is one call, and **noise 0 is the greedy action**: the
-mode of a categorical, the mean of a Gaussian. Actions are kept as they were drawn, unclipped and
-unsquashed, so that their log-probabilities are exact.
+Each turns a network's outputs (..., size) into actions. Sampling is a function of noise that is
+generated beforehand, for a whole rollout at once; **noise 0 gives the greedy action**: the mode of
+a categorical, the mean of a Gaussian. Actions are stored as sampled, before clipping or squashing,
+so that their log-probabilities are exact.
 
-Acting is numpy, scoring is torch: on a few dozen small states numpy answers three times sooner,
-and nothing that acts needs a gradient.
+Sampling uses numpy and scoring torch: for a few dozen small states numpy is three times faster,
+and sampling needs no gradient.
 """
 
 import math
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,66 +20,36 @@ from torch.nn import functional as F
 LOG_STD_RANGE = (-20.0, 2.0)
 
 
-class Distribution(Protocol):
-    """A kind of action, for a network with `size` outputs."""
-
-    size: int
-
-    def noise(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray: ...
-    def draw(self, outputs: np.ndarray, noise: np.ndarray) -> np.ndarray: ...
-    def score(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]: ...
-    def to_environment(self, actions: np.ndarray) -> np.ndarray: ...
-    def parameters(self) -> Any: ...
-
-
 class Categorical(nn.Module):
-    """One of n actions, a softmax over n logits; drawn by the Gumbel-max trick."""
+    """One or several independent softmax choices, sampled by the Gumbel-max trick.
 
-    def __init__(self, space: spaces.Discrete) -> None:
+    Raises ValueError for a MultiDiscrete space that is not flat.
+    """
+
+    def __init__(self, space: spaces.Discrete | spaces.MultiDiscrete) -> None:
         super().__init__()
-        self.size, self.start = int(space.n), int(space.start)
-
-    def noise(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-        """Gumbel noise, (*shape, n)."""
-        return _gumbel((*shape, self.size), rng)
-
-    def draw(self, outputs: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Actions (...) from logits (..., n)."""
-        return (outputs + noise).argmax(-1)
-
-    def score(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies, each (...), in nats."""
-        logp = outputs.log_softmax(-1)
-        chosen = logp.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-        return chosen, -(logp.exp() * logp).sum(-1)
-
-    def to_environment(self, actions: np.ndarray) -> np.ndarray:
-        """Actions as the environment numbers them."""
-        return actions + self.start if self.start else actions
-
-
-class MultiCategorical(nn.Module):
-    """Several independent choices at once, each a softmax of its own; log-probabilities add."""
-
-    def __init__(self, space: spaces.MultiDiscrete) -> None:
-        super().__init__()
-        if space.nvec.ndim != 1:
-            raise ValueError(f"a MultiDiscrete of shape {space.nvec.shape} is not flat; flatten it")
-        self.sizes: list[int] = [int(n) for n in space.nvec]
-        self.start = space.start
+        self.single = isinstance(space, spaces.Discrete)
+        choices = np.array([space.n] if isinstance(space, spaces.Discrete) else space.nvec)
+        if choices.ndim != 1:
+            raise ValueError(f"a MultiDiscrete of shape {choices.shape} is not flat; flatten it")
+        self.sizes, self.start = [int(n) for n in choices], space.start
         self.size = sum(self.sizes)
 
     def noise(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-        """Gumbel noise, (*shape, sum of n)."""
-        return _gumbel((*shape, self.size), rng)
+        """Gumbel noise, (*shape, size)."""
+        return rng.gumbel(size=(*shape, self.size)).astype(np.float32)
 
-    def draw(self, outputs: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Actions (..., choices) from logits (..., sum of n)."""
+    def sample(self, outputs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Actions, (...) or (..., choices), from logits (..., size)."""
+        if self.single:
+            return (outputs + noise).argmax(-1)
         parts = np.split(outputs + noise, np.cumsum(self.sizes)[:-1], axis=-1)
         return np.stack([part.argmax(-1) for part in parts], -1)
 
     def score(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies, each (...), summed over the choices."""
+        """Log-probabilities and entropies, each (...), in nats, summed over the choices."""
+        if self.single:
+            actions = actions.unsqueeze(-1)
         logprobs = entropies = torch.zeros(())
         for part, action in zip(outputs.split(self.sizes, -1), actions.unbind(-1), strict=True):
             logp = part.log_softmax(-1)
@@ -89,15 +58,15 @@ class MultiCategorical(nn.Module):
         return logprobs, entropies
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
-        """Actions as the environment numbers them."""
+        """Actions in the environment's numbering."""
         return actions + self.start
 
 
 class Gaussian(nn.Module):
-    """Independent normal actions; the environment is told them clipped to its bounds.
+    """Independent normal actions; the environment gets them clipped to its bounds.
 
-    The log standard deviation is one number per dimension, or, `state_dependent`, an output of the
-    network; it is held within [-20, 2].
+    The log standard deviation is one parameter per dimension or, if `state_dependent`, an output
+    of the network; it is clamped to [-20, 2].
     """
 
     def __init__(self, space: spaces.Box, state_dependent: bool = False, log_std: float = 0.0):
@@ -121,7 +90,7 @@ class Gaussian(nn.Module):
         """Standard normal noise, (*shape, dimensions)."""
         return rng.standard_normal((*shape, self.dimensions), dtype=np.float32)
 
-    def draw(self, outputs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def sample(self, outputs: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Unclipped actions, (..., dimensions)."""
         with torch.no_grad():
             mean, log_std = self.moments(torch.from_numpy(outputs))
@@ -142,11 +111,11 @@ class Gaussian(nn.Module):
 
 
 class SquashedGaussian(Gaussian):
-    """A Gaussian pressed into the environment's bounds by tanh, never clipped.
+    """A Gaussian squashed into the environment's bounds by tanh.
 
-    Stored actions u are the normal ones; the environment is told low + (high - low)(tanh u + 1)/2.
-    Log-densities are those of what it is told: the normal's minus log |d told / du| (Haarnoja et
-    al. 2018, appendix C). Raises ValueError for unbounded actions.
+    Stored actions u are the normal ones; the environment gets a = low + (high - low)(tanh u + 1)/2.
+    Log-densities are those of a: the normal's minus log |da/du| (Haarnoja et al. 2018, appendix C).
+    Raises ValueError for unbounded actions.
     """
 
     log_half_range: Tensor
@@ -159,14 +128,15 @@ class SquashedGaussian(Gaussian):
             raise ValueError("tanh-squashed actions need finite bounds; use --policy.squash false")
         half = torch.as_tensor((space.high - space.low) / 2, dtype=torch.float32).reshape(-1)
         self.register_buffer("log_half_range", half.log(), persistent=False)
-        # Gauss-Hermite nodes: E[f(u)] for a normal u, without sampling, so with a gradient.
+        # Gauss-Hermite quadrature: E[f(u)] for a normal u, without sampling, so with a gradient.
         nodes, weights = np.polynomial.hermite_e.hermegauss(32)
-        shares = torch.tensor(weights / weights.sum(), dtype=torch.float32)
-        self.register_buffer("nodes", torch.tensor(nodes, dtype=torch.float32), persistent=False)
-        self.register_buffer("weights", shares, persistent=False)
+        weights = weights / weights.sum()
+        for name, values in (("nodes", nodes), ("weights", weights)):
+            buffer = torch.tensor(values, dtype=torch.float32)
+            self.register_buffer(name, buffer, persistent=False)
 
     def log_slope(self, u: Tensor) -> Tensor:
-        """log |d told / du| in each dimension: log(half range) + log(1 - tanh(u)^2), stably."""
+        """log |da/du| of each dimension: log(half range) + log(1 - tanh(u)^2), stably."""
         return self.log_half_range + 2 * (math.log(2) - u - F.softplus(-2 * u))
 
     def score(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,8 +149,8 @@ class SquashedGaussian(Gaussian):
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
         """Actions within the bounds, in the environment's shape."""
-        share = (np.tanh(actions).reshape(-1, *self.shape) + 1) / 2
-        return (self.low + (self.high - self.low) * share).astype(self.dtype)
+        fraction = (np.tanh(actions).reshape(-1, *self.shape) + 1) / 2
+        return (self.low + (self.high - self.low) * fraction).astype(self.dtype)
 
 
 def distribution_for(
@@ -188,15 +158,13 @@ def distribution_for(
     squash: bool = False,
     state_dependent: bool = False,
     log_std: float = 0.0,
-) -> Distribution:
-    """The kind of action that an action space asks for.
+) -> Categorical | Gaussian:
+    """The distribution for an action space.
 
-    Raises ValueError for a space that is not Discrete, MultiDiscrete or a Box of real numbers.
+    Raises ValueError unless the space is Discrete, MultiDiscrete or a Box of real numbers.
     """
-    if isinstance(space, spaces.Discrete):
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         return Categorical(space)
-    if isinstance(space, spaces.MultiDiscrete):
-        return MultiCategorical(space)
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         kind = SquashedGaussian if squash else Gaussian
         return kind(space, state_dependent, log_std)
@@ -204,7 +172,3 @@ def distribution_for(
         f"action space {space} is not supported; wrap the environment so that it takes "
         "Discrete, MultiDiscrete or real-valued Box actions"
     )
-
-
-def _gumbel(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    return rng.gumbel(size=shape).astype(np.float32)

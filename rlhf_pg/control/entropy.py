@@ -1,8 +1,8 @@
-"""Entropy as an objective, and as a warning sign.
+"""Entropy as part of the reward, and a warning when it collapses.
 
 The maximum-entropy objective E[sum r_t + temperature * H(pi(.|s_t))] needs no new learner: a reward
 of -temperature * log pi(a_t|s_t) has exactly its gradient, as k1 in the reward has the KL's. Unlike
-the bonus in the loss, it also favours states in which the policy will be uncertain later.
+the bonus in the loss, it also favours states in which the policy's later entropy is high.
 """
 
 import math
@@ -13,16 +13,17 @@ from rlhf_pg.core.rollout import Rollout
 
 
 class Temperature:
-    """The weight of the entropy in the reward; with a `target`, tuned to keep the entropy near it.
+    """The weight of the entropy in the reward, tuned to keep the entropy near a `target` if given.
 
-    log temperature += rate * (target - entropy), held within one nat of error: the dual ascent of
-    Haarnoja et al. (2018, eq. 18). `value` 0 and no target leaves rewards as they are. Raises
-    ValueError for a negative value, or a target with value 0.
+    log temperature += rate * (target - entropy), the error clamped to one nat: the dual ascent of
+    Haarnoja et al. (2018, eq. 18). `value` 0 without a target leaves rewards unchanged. Raises
+    ValueError for a negative value, or for a target with value 0.
     """
 
     def __init__(self, value: float, target: float | None = None, rate: float = 0.05) -> None:
         if value < 0 or (target is not None and value == 0):
-            raise ValueError(f"entropy temperature must be above 0 to be tuned, not {value}")
+            bound = "at least 0" if target is None else "above 0 to be tuned"
+            raise ValueError(f"entropy_temperature must be {bound}, not {value}")
         self.value, self.target, self.rate = value, target, rate
 
     def shape(self, rollout: Rollout) -> Rollout:
@@ -32,7 +33,7 @@ class Temperature:
         return replace(rollout, rewards=rollout.rewards - self.value * rollout.logprobs)
 
     def update(self, entropy: float) -> None:
-        """Take in the policy's mean entropy, in nats per action."""
+        """Move the temperature, given the policy's mean entropy in nats per action."""
         if self.target is not None:
             error = min(max(self.target - entropy, -1.0), 1.0)
             self.value *= math.exp(self.rate * error)
@@ -44,12 +45,12 @@ class Temperature:
         self.value = state["value"]
 
 
-class CollapseWatch:
-    """Says once, in the first half of training, that the policy has all but stopped exploring.
+class CollapseMonitor:
+    """Warns once, in the first half of training, when the policy has almost stopped exploring.
 
-    For discrete actions, when the entropy falls under a tenth of its start; for real-valued ones,
-    whose entropy has no zero, when it falls by log 10 per dimension, that is when the deviations
-    are a tenth of their start.
+    For discrete actions, when the entropy falls below a tenth of its first value; for real-valued
+    ones, whose entropy has no zero, when it falls by log 10 per dimension, that is, when standard
+    deviations are a tenth of their first value.
     """
 
     def __init__(self, dimensions: int | None) -> None:
@@ -57,19 +58,19 @@ class CollapseWatch:
         self.start: float | None = None
         self.warned = False
 
-    def look(self, entropy: float, share_done: float) -> str | None:
-        """The warning, if it is due now. `share_done` of training has passed, 0 to 1."""
+    def check(self, entropy: float, fraction: float) -> str | None:
+        """The warning, if it is due now; `fraction` of training is done, 0 to 1."""
         if self.start is None:
             self.start = entropy
         if self.dimensions is None:
             floor = self.start / 10
         else:
             floor = self.start - self.dimensions * math.log(10)
-        if self.warned or share_done > 0.5 or entropy >= floor:
+        if self.warned or fraction > 0.5 or entropy >= floor:
             return None
         self.warned = True
         return (
             f"entropy collapsed early: {entropy:.3g} nats from {self.start:.3g} after "
-            f"{share_done:.0%} of training; raise --learner.entropy_coef or "
+            f"{fraction:.0%} of training; raise --learner.entropy_coef or "
             "--entropy_temperature, or lower --learner.lr"
         )

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 
 class Counter(gymnasium.Env):
-    """Observes (its episode's number, the step's number); rewards the step's number + 1.
+    """Observes (its episode's number, the step's number); the reward is the step's number + 1.
 
     Episode e of a copy lasts 2 + e % 3 steps; even ones terminate, odd ones are truncated.
     """
@@ -17,7 +17,7 @@ class Counter(gymnasium.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     observation_space = spaces.Box(-1e6, 1e6, (2,), np.float32)
     action_space = spaces.Discrete(3)
-    seen: list[tuple] = []  # every transition that truly happened, of all copies
+    transitions: list[tuple] = []  # all that happened, in all copies
 
     def __init__(self, render_mode: str | None = None) -> None:
         self.episode, self.step_number = -1, 0
@@ -35,7 +35,7 @@ class Counter(gymnasium.Env):
         terminated, truncated = over and self.episode % 2 == 0, over and self.episode % 2 == 1
         reward = float(self.step_number)
         transition = (tuple(before), int(action), reward, tuple(self._observation()))
-        Counter.seen.append((id(self), *transition, terminated, truncated))
+        Counter.transitions.append((id(self), *transition, terminated, truncated))
         return self._observation(), reward, terminated, truncated, {}
 
     def render(self):
@@ -46,7 +46,7 @@ class Counter(gymnasium.Env):
 
 
 class Endless(gymnasium.Env):
-    """Nothing changes, every step pays 1, and a time limit cuts it off after 10 steps."""
+    """A constant state with reward 1 per step, truncated by a time limit of 10 steps."""
 
     observation_space = spaces.Box(0, 1, (1,), np.float32)
     action_space = spaces.Discrete(2)
@@ -60,9 +60,9 @@ class Endless(gymnasium.Env):
 
 
 class Target(gymnasium.Env):
-    """One step: the reward says how near the action came to what the state asks for.
+    """A contextual bandit, for each kind of action: the state names the best action.
 
-    A bandit with contexts that any working learner solves, for each kind of action.
+    One step; the reward grows with the action's closeness to it. Any working learner solves it.
     """
 
     def __init__(self, kind: str = "discrete") -> None:
@@ -76,18 +76,18 @@ class Target(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.asked = int(self.np_random.integers(3))
-        return self.asked, {}
+        self.state = int(self.np_random.integers(3))
+        return self.state, {}
 
     def step(self, action):
         assert self.action_space.contains(action)
         if self.kind == "discrete":
-            reward = float(action == self.asked + 1)
+            reward = float(action == self.state + 1)
         elif self.kind == "multi":
-            reward = (float(action[0] == self.asked) + float(action[1] == self.asked % 2)) / 2
+            reward = (float(action[0] == self.state) + float(action[1] == self.state % 2)) / 2
         else:
-            reward = 1 - abs(float(action[0]) - (self.asked - 1))
-        return self.asked, reward, True, False, {}
+            reward = 1 - abs(float(action[0]) - (self.state - 1))
+        return self.state, reward, True, False, {}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -103,5 +103,5 @@ def scripted_environments() -> Iterator[None]:
 
 @pytest.fixture
 def counter_log() -> list[tuple]:
-    Counter.seen.clear()
-    return Counter.seen
+    Counter.transitions.clear()
+    return Counter.transitions

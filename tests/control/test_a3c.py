@@ -1,4 +1,4 @@
-"""Asynchronous workers learn together, and none is ever left behind."""
+"""Asynchronous workers train shared parameters, and none outlives its parent."""
 
 import json
 import os
@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_pg.control.a3c import Asynchronous, SharedAdam, SharedState
-from rlhf_pg.control.presets import preset, tuned
-from rlhf_pg.control.synchronous import Synchronous
+from rlhf_pg.control.a3c import AsynchronousTrainer, SharedAdam, SharedState
+from rlhf_pg.control.config import preset, tuned
+from rlhf_pg.control.train import RunState, Trainer
 
 SMALL = dict(environments=2, rollout_steps=8, hidden=[8], eval_episodes=2)
 
 
 def alive(pid: int) -> bool:
-    """Whether a process still runs; one that only waits to be buried does not."""
+    """Whether a process still runs; a zombie does not."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
@@ -37,72 +37,74 @@ def gone(pids: list[int], seconds: float = 60) -> bool:
 
 
 def test_one_worker_alone_is_a2c():
-    """With nobody else at the parameters, the shared optimiser takes the very same steps."""
+    """With a single worker, the shared optimiser takes the same steps as a2c's."""
     config = tuned(preset("a3c"), **SMALL)
-    plain = Synchronous(config)
+    plain = Trainer(config)
     shared = SharedState(plain.policy)
-    worker = Synchronous(config, optimizer=lambda p: SharedAdam(p, shared, config.learner))
+    worker = Trainer(config, optimizer=lambda p: SharedAdam(p, shared, config.learner))
     for _ in range(5):
-        assert plain.iterate()["grad_norm"] == pytest.approx(worker.iterate()["grad_norm"])
-    for mine, ours, own in zip(
+        assert plain.step()["grad_norm"] == pytest.approx(worker.step()["grad_norm"])
+    for a2c, common, own in zip(
         plain.policy.parameters(), shared.parameters, worker.policy.parameters(), strict=True
     ):
-        torch.testing.assert_close(mine.detach(), ours)
-        torch.testing.assert_close(own.detach(), ours)
+        torch.testing.assert_close(a2c.detach(), common)
+        torch.testing.assert_close(own.detach(), common)
 
 
 def test_two_workers_step_the_same_parameters_and_a_dead_one_is_reported():
-    training = Asynchronous(tuned(preset("a3c"), workers=2, **SMALL))
+    training = AsynchronousTrainer(tuned(preset("a3c"), workers=2, **SMALL), Trainer)
     pids = [worker.pid for worker in training.workers]
     try:
         before = [p.clone() for p in training.shared.parameters]
-        line = training.iterate()
-        with training.paused():
-            time.sleep(0.05)  # let the step under way end
-            assert line["steps"] == training.steps > 0
-            assert any(
-                not a.equal(b) for a, b in zip(before, training.shared.parameters, strict=True)
-            )
+        metrics = training.step()
+        assert metrics["steps"] == training.steps > 0 < metrics["gradient_steps"]
+        time.sleep(0.05)  # the workers go on: wait for a step after the last one received
+        training.pause()
+        time.sleep(0.5)  # let the steps under way end
+        after = [p.clone() for p in training.shared.parameters]
+        assert any(not a.equal(b) for a, b in zip(before, after, strict=True))
+        training.pause()
+        time.sleep(0.2)
+        for paused, own, common in zip(
+            after, training.policy.parameters(), training.shared.parameters, strict=True
+        ):
+            assert paused.equal(own) and paused.equal(common)
         os.kill(pids[0], signal.SIGKILL)
         with pytest.raises(ChildProcessError, match=r"worker 0 .* exit code -9"):
             for _ in range(100):
-                training.iterate()
+                training.step()
     finally:
         training.close()
     assert not any(alive(pid) for pid in pids)
 
 
-def test_a_worker_that_fails_says_why_and_takes_nobody_along():
-    # Known here, by the scripted environments, and not in a new process.
+def test_a_worker_that_fails_reports_why():
+    # Registered in this process alone, not in a new one.
     config = tuned(preset("a3c", "Endless-v0"), workers=1, **SMALL)
     with pytest.raises(ChildProcessError, match="no Gymnasium environment 'Endless-v0'"):
-        Asynchronous(config)
+        AsynchronousTrainer(config, Trainer)
 
 
 def test_running_state_is_refused():
     with pytest.raises(ValueError, match="policy.normalise"):
-        Asynchronous(tuned(preset("a3c"), normalise=True))
+        RunState(tuned(preset("a3c"), normalise=True))
 
 
 SCRIPT = """
 import json, signal, sys, time
-from rlhf_pg.control.presets import preset, tuned
-from rlhf_pg.control.training import learn
-from rlhf_pg.control.a3c import Asynchronous
+from rlhf_pg.control.config import preset, tuned
+from rlhf_pg.control.train import RunState, learn
 config = tuned(preset("a3c"), workers=2, total_steps=10**9, eval_interval=10**9)
-# A shell starts what it runs in the background deaf to interrupts.
+# A shell starts background processes with interrupts ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-training = Asynchronous(config)
-said = False
-def report(line):
-    global said
-    if not said:
-        print(json.dumps([worker.pid for worker in training.workers]), flush=True)
-    said = True
+state = RunState(config)
+def log(metrics):
+    if state.iteration == 1:
+        print(json.dumps([worker.pid for worker in state.trainer.workers]), flush=True)
     if sys.argv[1] == "paused":
-        with training.paused():
-            time.sleep(1000)
-learn(training, config, report)
+        state.trainer.pause()
+        time.sleep(1000)
+learn(state, log)
 """
 
 
@@ -119,7 +121,7 @@ def test_no_worker_outlives_an_interrupted_parent(sent, doing):
     try:
         pids = json.loads(parent.stdout.readline())
         assert len(pids) == 2 and all(alive(pid) for pid in pids)
-        # As a terminal does: to the whole group.
+        # To the whole group, as a terminal does.
         (os.killpg if sent == signal.SIGINT else os.kill)(parent.pid, sent)
         _, errors = parent.communicate(timeout=60)
         assert gone(pids)

@@ -19,10 +19,10 @@ KINDS = {
 }
 
 
-def drawn(kind, outputs, count):
+def sampled(kind, outputs, count):
     rng = np.random.default_rng(0)
     repeated = outputs.detach().expand(count, -1)
-    return kind.draw(repeated.numpy().copy(), kind.noise((count,), rng))
+    return kind.sample(repeated.numpy().copy(), kind.noise((count,), rng))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -30,7 +30,7 @@ def test_entropy_is_the_mean_of_minus_log_probability(name):
     space, options = KINDS[name]
     kind = distribution_for(space, **options)
     outputs = torch.linspace(-0.6, 0.8, kind.size)
-    actions = torch.from_numpy(drawn(kind, outputs, 40_000))
+    actions = torch.from_numpy(sampled(kind, outputs, 40_000))
     with torch.no_grad():
         logprobs, entropies = kind.score(outputs.expand(40_000, -1), actions)
     assert logprobs.shape == entropies.shape == (40_000,)
@@ -42,13 +42,13 @@ def test_entropy_is_the_mean_of_minus_log_probability(name):
 def test_the_environment_accepts_every_action(name):
     space, options = KINDS[name]
     kind = distribution_for(space, **options)
-    told = kind.to_environment(drawn(kind, 3 * torch.linspace(-1, 1, kind.size), 200))
-    assert all(space.contains(action) for action in told)
+    actions = kind.to_environment(sampled(kind, 3 * torch.linspace(-1, 1, kind.size), 200))
+    assert all(space.contains(action) for action in actions)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_gradient_of_entropy_is_that_of_its_definition(name):
-    """dH = -E[d log pi log pi], by drawing: a bonus in the loss truly moves the entropy."""
+    """dH = -E[d log pi log pi], by sampling: a bonus in the loss moves the entropy."""
     space, options = KINDS[name]
     kind = distribution_for(space, **options)
     outputs = torch.linspace(-0.6, 0.8, kind.size, requires_grad=True)
@@ -56,7 +56,7 @@ def test_gradient_of_entropy_is_that_of_its_definition(name):
     # An unsquashed Gaussian's entropy does not depend on its mean.
     (exact,) = torch.autograd.grad(entropy, outputs, allow_unused=True, materialize_grads=True)
     many = 200_000
-    actions = torch.from_numpy(drawn(kind, outputs, many))
+    actions = torch.from_numpy(sampled(kind, outputs, many))
     rows = outputs.detach().expand(many, -1).clone().requires_grad_()
     logprobs, _ = kind.score(rows, actions)
     (slope,) = torch.autograd.grad(logprobs.sum(), rows)
@@ -66,7 +66,7 @@ def test_gradient_of_entropy_is_that_of_its_definition(name):
 
 
 def _first(kind):
-    return torch.from_numpy(drawn(kind, torch.zeros(kind.size), 1))
+    return torch.from_numpy(sampled(kind, torch.zeros(kind.size), 1))
 
 
 @pytest.mark.parametrize("log_std", [-3.0, 0.0, 1.0])
@@ -76,9 +76,9 @@ def test_squashed_density_integrates_to_one_in_the_environments_units(log_std):
     u = torch.linspace(-12, 12, 200_001).unsqueeze(1)
     with torch.no_grad():
         logprobs, entropies = kind.score(torch.full_like(u, 0.4), u)
-    told = torch.from_numpy(kind.to_environment(u.numpy())).double()[:, 0]
+    actions = torch.from_numpy(kind.to_environment(u.numpy())).double()[:, 0]
     density = logprobs.double().exp()
-    widths = told[1:] - told[:-1]
+    widths = actions[1:] - actions[:-1]
     middle = (density[1:] + density[:-1]) / 2
     assert float((middle * widths).sum()) == pytest.approx(1, abs=2e-3)
     by_hand = float(-(middle * middle.clamp(min=1e-30).log() * widths).sum())
@@ -96,20 +96,20 @@ def test_gaussian_by_hand_and_stored_unclipped():
     np.testing.assert_array_equal(kind.to_environment(actions.numpy()), [[1.0, -1.0]])
 
 
-def test_log_std_is_held_in_its_range():
+def test_log_std_is_clamped():
     kind = distribution_for(BOX, log_std=50.0)
     _, log_std = kind.moments(torch.zeros(1, 2))
     assert log_std.tolist() == [[2.0, 2.0]]
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_noise_zero_is_the_likeliest_draw(name):
+def test_noise_zero_is_the_likeliest_sample(name):
     space, options = KINDS[name]
     kind = distribution_for(space, **options)
     outputs = torch.linspace(-0.6, 0.8, kind.size).unsqueeze(0)
     noise = np.zeros_like(kind.noise((1,), np.random.default_rng(0)))
-    greedy = torch.from_numpy(kind.draw(outputs.numpy(), noise))
-    others = torch.from_numpy(drawn(kind, outputs, 300))
+    greedy = torch.from_numpy(kind.sample(outputs.numpy(), noise))
+    others = torch.from_numpy(sampled(kind, outputs, 300))
     if name.startswith("squashed"):  # the likeliest u; the squashed density may peak elsewhere
         kind = distribution_for(space, **{**options, "squash": False})
         if not kind.state_dependent:
@@ -119,7 +119,7 @@ def test_noise_zero_is_the_likeliest_draw(name):
 
 
 @pytest.mark.parametrize(
-    "space, options, said",
+    "space, options, message",
     [
         (spaces.MultiBinary(3), {}, "not supported"),
         (spaces.Box(0, 255, (2,), np.uint8), {}, "not supported"),
@@ -127,6 +127,6 @@ def test_noise_zero_is_the_likeliest_draw(name):
         (spaces.MultiDiscrete([[2, 2], [2, 2]]), {}, "flat"),
     ],
 )
-def test_unsupported_spaces_are_named(space, options, said):
-    with pytest.raises(ValueError, match=said):
+def test_unsupported_spaces_are_named(space, options, message):
+    with pytest.raises(ValueError, match=message):
         distribution_for(space, **options)

@@ -1,13 +1,13 @@
-"""Entropy in the reward is the maximum-entropy objective, exactly; a collapse is said once."""
+"""Entropy in the reward is exactly the maximum-entropy objective; a collapse warns once."""
 
 import math
 
 import pytest
 import torch
 
-from rlhf_pg.control.entropy import CollapseWatch, Temperature
-from rlhf_pg.control.presets import preset, tuned
-from rlhf_pg.control.synchronous import Synchronous
+from rlhf_pg.control.config import preset, tuned
+from rlhf_pg.control.entropy import CollapseMonitor, Temperature
+from rlhf_pg.control.train import Trainer
 from rlhf_pg.core.losses import policy_gradient_loss
 from rlhf_pg.core.returns import rewards_to_go
 from rlhf_pg.core.rollout import Rollout
@@ -24,19 +24,19 @@ def test_the_expected_gradient_is_that_of_reward_plus_entropy():
     logprobs = torch.stack(
         [logp[0, episodes[:, 0]], logp[1 + episodes[:, 0], episodes[:, 1]]], dim=1
     )
-    chance = logprobs.sum(1).exp()
-    gained = reward[episodes[:, 0], episodes[:, 1]]
-    objective = (chance * gained).sum() - 0.7 * (chance * logprobs.sum(1)).sum()
+    probability = logprobs.sum(1).exp()
+    returns = reward[episodes[:, 0], episodes[:, 1]]
+    objective = (probability * returns).sum() - 0.7 * (probability * logprobs.sum(1)).sum()
     (exact,) = torch.autograd.grad(objective, theta, retain_graph=True)
 
     nothing = torch.zeros(4, 2, dtype=torch.float64)
-    rewards = torch.stack([torch.zeros(4).double(), gained], 1)
+    rewards = torch.stack([torch.zeros(4).double(), returns], 1)
     ends, mask = torch.tensor([[0.0, 1.0]]).expand(4, 2), torch.ones(4, 2)
     rollout = Rollout(None, episodes, logprobs.detach(), nothing, nothing, rewards, ends, mask)
     to_go = rewards_to_go(temperature.shape(rollout).rewards, ends, 1.0)
-    # The mean over rows is made the expectation by weighing each row with its chance.
-    weighed = to_go * chance.detach().unsqueeze(1) * 4
-    (estimated,) = torch.autograd.grad(policy_gradient_loss(logprobs, weighed, mask), theta)
+    # The mean over rows is made the expectation by weighting each row with its probability.
+    weighted = to_go * probability.detach().unsqueeze(1) * 4
+    (estimated,) = torch.autograd.grad(policy_gradient_loss(logprobs, weighted, mask), theta)
     torch.testing.assert_close(-estimated, exact)
 
 
@@ -63,10 +63,10 @@ def test_a_tuned_temperature_holds_the_entropy_near_its_target(target):
         entropy_temperature=0.3,
         target_entropy=target,
     )
-    training = Synchronous(config)
-    late = [training.iterate()["entropy"] for _ in range(250)][-50:]
+    trainer = Trainer(config)
+    late = [trainer.step()["entropy"] for _ in range(250)][-50:]
     assert sum(late) / 50 == pytest.approx(target, abs=0.1)
-    assert training.temperature.value > 0
+    assert trainer.temperature.value > 0
 
 
 def test_negative_or_untunable_temperatures_are_refused():
@@ -75,19 +75,19 @@ def test_negative_or_untunable_temperatures_are_refused():
             Temperature(value, target)
 
 
-def test_collapse_is_said_once_and_early():
-    watch = CollapseWatch(None)
-    assert watch.look(0.7, 0.0) is None
-    assert watch.look(0.1, 0.1) is None
-    assert "0.05 nats from 0.7 after 20%" in (watch.look(0.05, 0.2) or "")
-    assert watch.look(0.01, 0.3) is None
-    late = CollapseWatch(None)
-    late.look(0.7, 0.0)
-    assert late.look(0.01, 0.6) is None
+def test_collapse_warns_once_and_early():
+    monitor = CollapseMonitor(None)
+    assert monitor.check(0.7, 0.0) is None
+    assert monitor.check(0.1, 0.1) is None
+    assert "0.05 nats from 0.7 after 20%" in (monitor.check(0.05, 0.2) or "")
+    assert monitor.check(0.01, 0.3) is None
+    late = CollapseMonitor(None)
+    late.check(0.7, 0.0)
+    assert late.check(0.01, 0.6) is None
 
 
 def test_collapse_of_real_valued_actions_is_a_tenfold_smaller_deviation():
-    watch = CollapseWatch(2)
-    watch.look(1.0, 0.0)
-    assert watch.look(1.0 - 2 * math.log(9.9), 0.1) is None
-    assert watch.look(1.0 - 2 * math.log(10.1), 0.1)
+    monitor = CollapseMonitor(2)
+    monitor.check(1.0, 0.0)
+    assert monitor.check(1.0 - 2 * math.log(9.9), 0.1) is None
+    assert monitor.check(1.0 - 2 * math.log(10.1), 0.1)

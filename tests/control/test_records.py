@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from rlhf_pg.control.presets import preset
-from rlhf_pg.control.records import episodes, run_config
-from rlhf_pg.control.training import train
+from rlhf_pg.control.config import preset
+from rlhf_pg.control.records import episodes
+from rlhf_pg.control.train import train
 from rlhf_pg.core.returns import gae
 from rlhf_pg.runs import EPISODE, TOKEN
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Barely trained runs: of named actions, of real-valued ones, and without a critic."""
+    """Short runs: with named actions, with real-valued ones, and without a critic."""
     made = {}
     for name, algorithm, env in (
         ("cartpole", "ppo", "CartPole-v1"),
@@ -50,18 +50,18 @@ def test_the_equations_hold_and_every_key_is_documented(runs, name):
         assert torch.equal(following[0, :-1], values[0, 1:])
 
 
-def test_an_action_has_its_name_and_its_chance(runs):
+def test_an_action_has_its_name_and_its_probability(runs):
     record = episodes(runs["cartpole"], 1)[0]
     assert {token["token"] for token in record["tokens"]} == {"left", "right"}
     for token in record["tokens"]:
-        chances = dict(token["top"])
-        assert sum(chances.values()) == pytest.approx(1, abs=1e-4)
-        said = torch.tensor(token["logprob"]).exp()
-        assert chances[token["token"]] == pytest.approx(float(said), abs=1e-4)
+        top = dict(token["top"])
+        assert sum(top.values()) == pytest.approx(1, abs=1e-4)
+        probability = float(torch.tensor(token["logprob"]).exp())
+        assert top[token["token"]] == pytest.approx(probability, abs=1e-4)
     assert episodes(runs["pendulum"], 1)[0]["tokens"][0]["top"] == []
 
 
-def test_falling_is_an_end_and_the_time_limit_is_none(runs):
+def test_falling_terminates_and_the_time_limit_truncates(runs):
     fallen = episodes(runs["cartpole"], 1)[0]
     assert fallen["finished"] and fallen["tokens"][-1]["next_value"] == 0
     assert fallen["completion"] == f"{len(fallen['tokens'])} steps, terminated"
@@ -75,9 +75,6 @@ def test_the_same_seed_plays_the_same(runs):
     assert first == again and first[0]["tokens"] != other[0]["tokens"]
 
 
-def test_what_is_no_control_run_is_said_to_be_none(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no control run"):
-        run_config(tmp_path)
-    (tmp_path / "config.yaml").write_text("env: CartPole-v1\nlearner: {momentum: 1}\n")
-    with pytest.raises(ValueError, match="momentum"):
-        run_config(tmp_path)
+        episodes(tmp_path, 1)

@@ -450,12 +450,12 @@ def test_the_learning_test_trains_with_the_swapped_function_and_keeps_the_rights
 @pytest.mark.parametrize("room", [truncation_as_end, reset_step])
 def test_the_collector_is_told_what_the_room_says(room):
     """Through the real collector, on a CartPole that is cut before it can fall."""
-    from rlhf_pg.control.presets import preset, tuned
-    from rlhf_pg.control.rollout import Collector
-    from rlhf_pg.control.synchronous import Synchronous
+    from rlhf_pg.control.collect import Collector
+    from rlhf_pg.control.config import preset, tuned
+    from rlhf_pg.control.train import Trainer
 
     options = {"max_episode_steps": 5}
-    training = Synchronous(tuned(preset("a2c", "CartPole-v1"), env_options=options))
+    training = Trainer(tuned(preset("a2c", "CartPole-v1"), env_options=options))
     with swapped((Collector, "_outcome", room.outcome)):
         rollout = training.collector.segment(12)
     training.close()

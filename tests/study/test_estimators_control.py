@@ -6,10 +6,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from rlhf_pg.control.environments import make_environments
-from rlhf_pg.control.policies import ActorCritic, PolicyConfig
-from rlhf_pg.control.presets import preset, tuned
-from rlhf_pg.control.training import train
+from rlhf_pg.control.collect import make_environments
+from rlhf_pg.control.config import PolicyConfig, preset, tuned
+from rlhf_pg.control.policy import ActorCritic
+from rlhf_pg.control.train import train
 from rlhf_pg.core.algorithms import LearnerConfig
 from rlhf_pg.study.estimators.control import Control, from_run, learned
 from rlhf_pg.study.estimators.measure import estimate

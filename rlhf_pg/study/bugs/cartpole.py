@@ -2,8 +2,8 @@
 
 from functools import cache
 
-from rlhf_pg.control.presets import preset, tuned
-from rlhf_pg.control.training import learn, start
+from rlhf_pg.control.config import preset, tuned
+from rlhf_pg.control.train import RunState, learn
 from rlhf_pg.study.bugs.exhibit import LearningTest, Swap, swapped
 
 STEPS = 100_000  # two to three times what the right code needs
@@ -30,6 +30,6 @@ def runs(algorithm: str, seeds: int) -> list[tuple[bool, int]]:
     for seed in range(seeds):
         config = preset(algorithm, "CartPole-v1")
         config = tuned(config, seed=seed, total_steps=STEPS, threshold=475.0, eval_interval=5_000)
-        outcome = learn(start(config), config, lambda line: None)
+        outcome = learn(RunState(config))
         found.append((outcome.solved, outcome.steps))
     return found

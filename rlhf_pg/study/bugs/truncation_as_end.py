@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlhf_pg.control.rollout import Collector, Step
+from rlhf_pg.control.collect import Collector, Step
 from rlhf_pg.core.algorithms import algorithm
 from rlhf_pg.study.bugs import cartpole, limited
 from rlhf_pg.study.bugs.exhibit import Exhibit, Findings, both

@@ -6,12 +6,10 @@ from typing import Any, cast
 
 import torch
 
-from rlhf_pg.control.environments import make_environments
-from rlhf_pg.control.gradients import acting_parameters
-from rlhf_pg.control.policies import ActorCritic, load_policy
-from rlhf_pg.control.presets import preset
-from rlhf_pg.control.rollout import Collector
-from rlhf_pg.control.synchronous import Synchronous
+from rlhf_pg.control.collect import Collector, make_environments
+from rlhf_pg.control.config import preset
+from rlhf_pg.control.policy import ActorCritic, load_policy
+from rlhf_pg.control.train import Trainer
 from rlhf_pg.core.algorithms import LearnerConfig
 from rlhf_pg.core.rollout import Policy, Rollout
 from rlhf_pg.runs import options_of
@@ -51,7 +49,7 @@ class Control(Sampled):
         self.task = f"{env}, {about}, γ {self.gamma:g}"
 
     def acting(self, policy: Policy) -> list[torch.nn.Parameter]:
-        return acting_parameters(cast(ActorCritic, policy))
+        return cast(ActorCritic, policy).actor_parameters()
 
     def rollout(self, policy: Policy, rows: int) -> Rollout:
         actor = cast(ActorCritic, policy)
@@ -73,9 +71,9 @@ class Control(Sampled):
 
 def learned(env: str, steps: int, sizes: Sizes) -> Control:
     """A policy and critic that a2c has taught for so many steps; ValueError for unknown names."""
-    training = Synchronous(replace(preset("a2c", env), seed=sizes.seed))
+    training = Trainer(replace(preset("a2c", env), seed=sizes.seed))
     while training.steps < steps:
-        training.iterate()
+        training.step()
     training.close()
     about = f"after {training.steps:,} steps of a2c"
     learner = preset("a2c", env).learner

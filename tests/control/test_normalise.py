@@ -4,7 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_pg.control.normalisation import Moments, RewardScale
+from rlhf_pg.control.normalise import Moments, RewardScale
+from rlhf_pg.core.rollout import Rollout
 
 
 @settings(deadline=None)
@@ -21,25 +22,31 @@ def test_moments_of_portions_are_moments_of_the_whole(portions, seed):
     assert moments.count == len(whole)
 
 
-def test_plain_is_the_same_on_arrays():
+def test_scaled_observations_are_clamped():
     moments = Moments(3)
-    moments.update(torch.randn(50, 3) * 4 + 1)
-    x = torch.randn(20, 3) * 100
-    torch.testing.assert_close(torch.from_numpy(moments.plain()(x.numpy())), moments(x))
-    assert moments(x).abs().max() == 10
+    data = torch.randn(50, 3) * 4 + 1
+    moments.update(data)
+    expected = (data - data.mean(0)) / data.std(0, correction=0)
+    torch.testing.assert_close(moments(data), expected, atol=1e-4, rtol=1e-4)
+    assert moments(data * 100).abs().max() == 10
+
+
+def rollout(rewards, ends, mask):
+    rewards, ends = torch.tensor([rewards]), torch.tensor([ends])
+    nothing = torch.zeros_like(rewards)
+    return Rollout(None, nothing, nothing, nothing, nothing, rewards, ends, torch.tensor([mask]))
 
 
 def test_reward_scale_by_hand():
     scale = RewardScale(1, gamma=0.5)
-    rewards = torch.tensor([[1.0, 2.0, 99.0, 4.0]])
-    ends = torch.tensor([[0.0, 1.0, 0.0, 0.0]])
-    mask = torch.tensor([[True, True, False, True]])
-    scale.update(rewards, ends, mask)
+    first = rollout([1.0, 2.0, 99.0, 4.0], [0.0, 1.0, 0.0, 0.0], [True, True, False, True])
+    shaped = scale.shape(first)
     # Returns so far: 1, .5 + 2, (no transition), 4 in the new episode.
     returns = torch.tensor([1.0, 2.5, 4.0]).double()
+    std = returns.std(correction=0).float()
     torch.testing.assert_close(scale.moments.var[0], returns.var(correction=0))
-    scale.update(torch.tensor([[2.0]]), torch.zeros(1, 1), torch.ones(1, 1))
+    torch.testing.assert_close(shaped.rewards[first.mask], first.rewards[first.mask] / std)
+    assert shaped.rewards.max() == 10 and first.rewards.max() == 99
+    # The open episode continues in the next rollout.
+    scale.shape(rollout([2.0], [0.0], [True]))
     assert scale.running.tolist() == [0.5 * 4 + 2]
-    torch.testing.assert_close(
-        scale(torch.ones(1)), scale.moments.var.rsqrt().float(), atol=1e-6, rtol=0
-    )

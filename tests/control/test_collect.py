@@ -1,12 +1,12 @@
-"""What is collected is exactly what happened: counted against scripted environments."""
+"""Rollouts hold exactly what happened, counted against scripted environments."""
 
 import numpy as np
 import pytest
 import torch
 
-from rlhf_pg.control.environments import make_environments
-from rlhf_pg.control.policies import ActorCritic, PolicyConfig
-from rlhf_pg.control.rollout import Collector
+from rlhf_pg.control.collect import Collector, make_environments
+from rlhf_pg.control.config import PolicyConfig
+from rlhf_pg.control.policy import ActorCritic
 from rlhf_pg.core.learner import LearnerConfig, estimate_advantages
 
 
@@ -80,9 +80,10 @@ def test_whole_episodes_are_one_of_each_environment(env):
         assert (lengths == last + 1).all()
         steps = torch.arange(rollout.mask.shape[1])
         assert ((steps < lengths[:, None]) == rollout.mask).all()
-        # CartPole pays 1 a step, the counter 1, 2, ..., n; neither pays for a reset.
-        paid = lengths.float() if env == "CartPole-v1" else lengths * (lengths + 1.0) / 2
-        torch.testing.assert_close(rollout.rewards.sum(1), paid)
+        # CartPole's rewards are 1 per step, the counter's 1, 2, ..., n; a reset has none.
+        returns = lengths.float() if env == "CartPole-v1" else lengths * (lengths + 1.0) / 2
+        torch.testing.assert_close(rollout.rewards.sum(1), returns)
+        assert rollout.group_size == 5
     assert env != "CartPole-v1" or len(set(lengths.tolist())) > 1
 
 
@@ -92,6 +93,9 @@ def test_finished_episodes_are_scored_across_segments(counter_log):
         c.segment(1)
     # Lengths 2, 3, 4 and a reset between each: 2+1+3+1+4 = 11 columns.
     assert [(e.score, e.length) for e in c.finished] == [(3.0, 2), (6.0, 3), (10.0, 4)]
+    metrics = c.episode_metrics()
+    assert (metrics["score"], metrics["length"]) == (pytest.approx(19 / 3), 3)
+    assert c.episode_metrics() == {}
 
 
 def test_fast_cartpole_is_used_and_its_reset_step_is_masked():
@@ -106,17 +110,14 @@ def test_fast_cartpole_is_used_and_its_reset_step_is_masked():
     assert (rollout.inputs[after[:, 0], after[:, 1] + 1].abs() <= 0.05).all()
 
 
-def test_the_policy_that_acts_is_the_one_that_is_scored():
-    """Actions drawn in numpy have the frequencies that torch's log-probabilities claim."""
+def test_sampling_is_scoring():
+    """Actions sampled in numpy have the frequencies of torch's log-probabilities."""
     c = collector("Counter-v0", 500, orthogonal=False)
     rollout = c.segment(1)
-    logp = c.policy.actor(rollout.inputs[0, 0]).log_softmax(-1).exp()
+    probs = c.policy.actor(rollout.inputs[0, 0]).softmax(-1).detach()
     counts = torch.bincount(rollout.actions.flatten(), minlength=3) / 500
-    torch.testing.assert_close(counts, logp.detach(), atol=0.08, rtol=0)
-    states = rollout.inputs.numpy()[:, 0]
-    torch.testing.assert_close(
-        torch.from_numpy(c.policy.actor.plain()(states)), c.policy.actor(rollout.inputs[:, 0])
-    )
+    torch.testing.assert_close(counts, probs, atol=0.08, rtol=0)
+    torch.testing.assert_close(rollout.logprobs.exp()[:, 0], probs[rollout.actions[:, 0]])
 
 
 def test_same_seed_same_rollout_and_another_seed_another():
@@ -149,5 +150,5 @@ def test_an_episode_without_end_is_an_error(monkeypatch):
 
 def test_scores_do_not_depend_on_float_noise():
     c = collector("Endless-v0", 2)
-    assert [e.score for e in c.play()] == [10.0, 10.0]
+    assert c.play().tolist() == [10.0, 10.0]
     assert np.isclose(c.scores, 0).all()

@@ -1,0 +1,226 @@
+"""Environments in parallel, and the hot loop that turns their steps into a `Rollout`.
+
+Vector environments reset on the step after an episode's end. So the observation after any step is
+the true next state, also where an episode ended, and V(s_{t+1}) is simply the next column's value.
+The step that only resets is not a transition: it is masked out.
+"""
+
+import difflib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from rlhf_pg.control.config import ControlConfig, read_config
+from rlhf_pg.control.policy import ActorCritic, encode, load_policy
+from rlhf_pg.core.rollout import Rollout
+
+
+def make_environments(name: str, count: int, options: dict[str, Any] | None = None) -> VectorEnv:
+    """`count` copies of a Gymnasium id, by its own vector version if it has one.
+
+    `options` are the environment's keyword arguments. All copies reset on the step after an end,
+    which ignores its action: the one mode that every Gymnasium vector environment supports. Raises
+    ValueError for an unknown id (naming the nearest one), an option that the environment does not
+    take, or an environment that resets otherwise.
+    """
+    if count < 1:
+        raise ValueError(f"environments must be at least 1, not {count}")
+    try:
+        with warnings.catch_warnings():
+            # Gymnasium warns that an id is out of date; which one to use is the caller's choice.
+            warnings.simplefilter("ignore")
+            environments = gymnasium.make_vec(name, num_envs=count, **(options or {}))
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise ValueError(f"environment {name}: {error}") from error
+    except gymnasium.error.Error as error:
+        near = difflib.get_close_matches(name, gymnasium.registry, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"no Gymnasium environment {name!r}{hint} ({error})") from error
+    except TypeError as error:
+        raise ValueError(f"environment {name} does not take {options}: {error}") from error
+    mode = environments.metadata.get("autoreset_mode")
+    if mode != AutoresetMode.NEXT_STEP:
+        raise ValueError(f"environment {name} resets by {mode}; only NEXT_STEP is supported")
+    return environments
+
+
+class Step(NamedTuple):
+    """One step of N environments."""
+
+    observations: np.ndarray  # (N, size)
+    actions: np.ndarray  # (N, ...)
+    rewards: np.ndarray  # (N,)
+    terminated: np.ndarray  # (N,)
+    ended: np.ndarray  # (N,) terminated or truncated
+    real: np.ndarray  # (N,) False where the environment only reset
+
+
+@dataclass
+class Episode:
+    """A finished episode."""
+
+    score: float  # undiscounted sum of rewards
+    length: int  # in steps
+
+
+class Collector:
+    """Environments in parallel and the policy that acts in them; keeps its place between calls."""
+
+    LONGEST = 100_000  # steps of an episode, after which it counts as endless
+
+    def __init__(
+        self,
+        environments: VectorEnv,
+        policy: ActorCritic,
+        seed: int = 0,
+        greedy: bool = False,
+    ) -> None:
+        self.environments, self.policy, self.greedy = environments, policy, greedy
+        self.rng = np.random.default_rng(seed)
+        self.scores = np.zeros(environments.num_envs)  # of the open episodes, so far
+        self.lengths = np.zeros(environments.num_envs, dtype=int)
+        self.finished: list[Episode] = []  # since `episode_metrics`
+        self.restart(seed)
+
+    def restart(self, seed: int | None = None) -> None:
+        """Begin a new episode in every environment."""
+        observations, _ = self.environments.reset(seed=seed)
+        self.observations = self._encode(observations)  # (N, size)
+        self.resetting = np.zeros(self.environments.num_envs, dtype=bool)
+        self.scores[:], self.lengths[:] = 0, 0
+
+    def collect(self, steps: int | None) -> Rollout:
+        """The next `steps` steps of every environment; None: one whole episode of each."""
+        return self.episodes() if steps is None else self.segment(steps)
+
+    def segment(self, steps: int) -> Rollout:
+        """The next `steps` steps of every environment, (N, steps); an episode may go on later."""
+        return self._rollout(list(self._walk(self._noise(steps))))
+
+    def episodes(self) -> Rollout:
+        """One whole new episode of every environment, (N, longest).
+
+        Exactly one each: taking the first N to end would favour short episodes.
+        """
+        rollout = self._rollout(self._whole_episodes())
+        # All episodes begin alike, so that each may be compared to the others.
+        rollout.group_size = len(rollout)
+        return rollout
+
+    def play(self) -> np.ndarray:
+        """Scores (N,) of one whole new episode of every environment."""
+        self.finished.clear()
+        self._count_episodes(*self._outcome(self._whole_episodes())[:3])
+        return np.array([episode.score for episode in self.finished])
+
+    def episode_metrics(self) -> dict[str, float]:
+        """Mean score and length of the episodes that ended since the last call, if any did."""
+        finished, self.finished = self.finished, []
+        if not finished:
+            return {}
+        return {
+            "score": float(np.mean([episode.score for episode in finished])),
+            "length": float(np.mean([episode.length for episode in finished])),
+        }
+
+    def _whole_episodes(self) -> list[Step]:
+        self.restart()
+        steps: list[Step] = []
+        over = np.zeros(self.environments.num_envs, dtype=bool)
+        while not over.all():
+            for step in self._walk(self._noise(32)):
+                steps.append(step._replace(real=~over))
+                over = over | step.ended
+                if over.all():
+                    break
+            if len(steps) >= self.LONGEST:
+                raise ValueError(
+                    f"an episode did not end within {self.LONGEST} steps; give the environment "
+                    "a time limit, or set --rollout_steps to learn from segments"
+                )
+        return steps
+
+    def _walk(self, noise: np.ndarray) -> Iterator[Step]:
+        """Act once for every row of noise (T, N, ...)."""
+        act, to_environment = self.policy.acting(), self.policy.distribution.to_environment
+        for row in noise:
+            actions = act(self.observations, row)
+            observations, rewards, terminated, truncated, _ = self.environments.step(
+                to_environment(actions)
+            )
+            ended = terminated | truncated
+            before, real = self.observations, ~self.resetting
+            self.observations, self.resetting = self._encode(observations), ended
+            yield Step(before, actions, rewards, terminated, ended, real)
+
+    def _rollout(self, steps: list[Step]) -> Rollout:
+        rewards, ends, mask, terminated = self._outcome(steps)
+        self._count_episodes(rewards, ends, mask)
+        rollout = Rollout(
+            inputs=torch.from_numpy(np.stack([step.observations for step in steps], 1)),
+            actions=torch.from_numpy(np.stack([step.actions for step in steps], 1)),
+            logprobs=torch.empty(0),
+            values=torch.empty(0),
+            next_values=torch.empty(0),
+            rewards=torch.from_numpy(rewards),
+            ends=torch.from_numpy(ends),
+            mask=torch.from_numpy(mask),
+        )
+        # Log-probabilities and values of all steps, in one forward after the steps are done.
+        with torch.no_grad():
+            now = self.policy.evaluate(rollout)
+            last = self.policy.values(torch.from_numpy(self.observations)).unsqueeze(1)
+        rollout.logprobs = now.logprobs
+        rollout.values = torch.zeros_like(now.logprobs) if now.values is None else now.values
+        # V(s_{t+1}) is 0 after a termination, and bootstraps after a truncation or a segment's end.
+        following = torch.cat([rollout.values[:, 1:], last], 1)
+        rollout.next_values = following * ~torch.from_numpy(terminated)
+        return rollout
+
+    def _outcome(self, steps: list[Step]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Rewards, ends, mask and terminations of the steps, each (N, T)."""
+        mask = np.stack([step.real for step in steps], 1)
+        rewards = np.stack([step.rewards for step in steps], 1).astype(np.float32) * mask
+        ends = np.stack([step.ended for step in steps], 1) & mask
+        terminated = np.stack([step.terminated for step in steps], 1) & mask
+        return rewards, ends.astype(np.float32), mask, terminated
+
+    def _count_episodes(self, rewards: np.ndarray, ends: np.ndarray, mask: np.ndarray) -> None:
+        """Sum up the episodes that ended, and carry the open ones' sums to the next rollout."""
+        start = np.zeros(len(rewards), dtype=int)
+        for row, t in zip(*np.nonzero(ends), strict=True):
+            span = slice(start[row], t + 1)
+            score = self.scores[row] + rewards[row, span].sum(dtype=float)
+            length = self.lengths[row] + mask[row, span].sum()
+            self.finished.append(Episode(float(score), int(length)))
+            self.scores[row], self.lengths[row], start[row] = 0.0, 0, t + 1
+        later = np.arange(rewards.shape[1]) >= start[:, None]
+        self.scores += (rewards * later).sum(1, dtype=float)
+        self.lengths += (mask & later).sum(1)
+
+    def _noise(self, steps: int) -> np.ndarray:
+        shape = (steps, self.environments.num_envs)
+        noise = self.policy.distribution.noise(shape, self.rng)
+        return np.zeros_like(noise) if self.greedy else noise
+
+    def _encode(self, observations: np.ndarray) -> np.ndarray:
+        return encode(self.environments.single_observation_space, observations)
+
+
+def open_run(run: Path, count: int, seed: int = 0) -> tuple[ControlConfig, Collector]:
+    """A finished run's options, and its policy in `count` new environments.
+
+    Raises ValueError if the folder holds no control run.
+    """
+    config = read_config(run)
+    environments = make_environments(config.env, count, config.env_options)
+    spaces = environments.single_observation_space, environments.single_action_space
+    policy = load_policy(Path(run) / "policy", *spaces)
+    return config, Collector(environments, policy, seed, config.greedy)

@@ -1,0 +1,188 @@
+"""An actor and a critic over flat observations, and the files they are saved in."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import VectorEnv
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rlhf_pg.control.config import ControlConfig, PolicyConfig
+from rlhf_pg.control.distributions import distribution_for
+from rlhf_pg.control.normalise import Moments
+from rlhf_pg.core.rollout import Evaluation, Rollout
+
+
+def observation_size(space: spaces.Space) -> int:
+    """Length of the vector of an observation; ValueError unless the space is Box or Discrete."""
+    if isinstance(space, spaces.Box):
+        return int(np.prod(space.shape))
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    raise ValueError(
+        f"observation space {space} is not supported; wrap the environment so that it gives "
+        "Box or Discrete observations"
+    )
+
+
+def encode(space: spaces.Space, observations: np.ndarray) -> np.ndarray:
+    """Observations of N environments as float32 vectors (N, size), one-hot if Discrete."""
+    if isinstance(space, spaces.Discrete):
+        return np.eye(int(space.n), dtype=np.float32)[observations - space.start]
+    return observations.reshape(len(observations), -1).astype(np.float32, copy=False)
+
+
+def network(
+    sizes: list[int], head: tuple[int, float] | None, config: PolicyConfig
+) -> nn.Sequential:
+    """Hidden layers of `sizes[1:]` units, each with an activation; then a linear head.
+
+    `head` is the number of outputs and the gain of their initial weights; None is no head.
+    """
+    activation = {"tanh": nn.Tanh, "relu": nn.ReLU}[config.activation]
+    layers: list[nn.Module] = []
+    for a, b in zip(sizes, sizes[1:], strict=False):
+        layers += [_linear(a, b, 2**0.5, config.orthogonal), activation()]
+    if head is not None:
+        layers.append(_linear(sizes[-1], *head, config.orthogonal))
+    return nn.Sequential(*layers)
+
+
+def _linear(a: int, b: int, gain: float, orthogonal: bool) -> nn.Linear:
+    layer = nn.Linear(a, b)
+    if orthogonal:
+        nn.init.orthogonal_(layer.weight, gain)
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def numpy_stages(module: nn.Module) -> list[Callable[[np.ndarray], np.ndarray]]:
+    """A network's layers, or Moments, as functions of arrays, with the weights as they are now.
+
+    One after another, they take a third of torch's time for a few dozen rows.
+    """
+    if isinstance(module, nn.Sequential):
+        return [stage for layer in module for stage in numpy_stages(layer)]
+    if isinstance(module, nn.Linear):
+        weight, bias = module.weight.detach().numpy().T, module.bias.detach().numpy()
+        return [lambda x: x @ weight + bias]
+    if isinstance(module, Moments):
+        mean, scale = module.mean.float().numpy(), module.scale().numpy()
+        return [lambda x: ((x - mean) * scale).clip(-10, 10)]
+    return [np.tanh if isinstance(module, nn.Tanh) else lambda x: x.clip(0)]
+
+
+class ActorCritic(nn.Module):
+    """An action distribution for every observation, and V of it if `critic`."""
+
+    def __init__(
+        self,
+        observations: spaces.Space,
+        actions: spaces.Space,
+        config: PolicyConfig,
+        critic: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        size = observation_size(observations)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.distribution = distribution_for(
+                actions, config.squash, config.state_dependent_std, config.log_std
+            )
+            layers = [size, *config.hidden]
+            head_layers = layers[-1:] if config.shared else layers
+            self.normaliser = Moments(size) if config.normalise else None
+            self.trunk = network(layers, None, config) if config.shared else None
+            self.actor = network(head_layers, (self.distribution.size, 0.01), config)
+            self.critic = network(head_layers, (1, 1.0), config) if critic else None
+
+    def acting(self) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        """The policy as it is now: (states (N, size), noise (N, ...)) -> actions (N, ...).
+
+        Noise 0 gives the greedy actions.
+        """
+        parts = (self.normaliser, self.trunk, self.actor)
+        stages = [s for part in parts if part is not None for s in numpy_stages(part)]
+
+        def act(states: np.ndarray, noise: np.ndarray) -> np.ndarray:
+            for stage in stages:
+                states = stage(states)
+            return self.distribution.sample(states, noise)
+
+        return act
+
+    def evaluate(self, rollout: Rollout) -> Evaluation:
+        """Log-probabilities, entropies and values of a rollout's actions, each (B, T)."""
+        features = self._features(rollout.inputs)
+        logprobs, entropies = self.distribution.score(self.actor(features), rollout.actions)
+        values = None if self.critic is None else self.critic(features).squeeze(-1)
+        return Evaluation(logprobs, entropies, values)
+
+    def outputs(self, observations: Tensor) -> Tensor:
+        """The distribution's inputs, such as logits: (..., distribution.size)."""
+        outputs: Tensor = self.actor(self._features(observations))
+        return outputs
+
+    def values(self, observations: Tensor) -> Tensor:
+        """V of observations (..., size); 0 without a critic."""
+        if self.critic is None:
+            return observations.new_zeros(observations.shape[:-1])
+        values: Tensor = self.critic(self._features(observations)).squeeze(-1)
+        return values
+
+    def actor_parameters(self) -> list[nn.Parameter]:
+        """The parameters that the action probabilities depend on: all but the critic's own."""
+        parts = (self.trunk, self.actor, self.distribution)
+        return [p for part in parts if part is not None for p in part.parameters()]
+
+    def _features(self, observations: Tensor) -> Tensor:
+        for part in (self.normaliser, self.trunk):
+            if part is not None:
+                observations = part(observations)
+        return observations
+
+
+def make_policy(config: ControlConfig, environments: VectorEnv) -> ActorCritic:
+    """A new policy for these environments, with a critic if the baseline is one."""
+    return ActorCritic(
+        environments.single_observation_space,
+        environments.single_action_space,
+        config.policy,
+        critic=config.learner.baseline == "critic",
+        seed=config.seed,
+    )
+
+
+def save_policy(policy: ActorCritic, folder: Path, about: dict[str, Any]) -> None:
+    """Write policy.safetensors (parameters and running moments) and config.json into a folder."""
+    state = {name: tensor.contiguous() for name, tensor in policy.state_dict().items()}
+    save_file(state, folder / "policy.safetensors")
+    described = {**about, "policy": asdict(policy.config), "critic": policy.critic is not None}
+    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+
+
+def load_policy(folder: Path, observations: spaces.Space, actions: spaces.Space) -> ActorCritic:
+    """The policy that `save_policy` wrote; nothing is unpickled.
+
+    Raises ValueError if the folder holds none, or one for other spaces.
+    """
+    try:
+        about = json.loads((folder / "config.json").read_text())
+        kind, critic = PolicyConfig(**about["policy"]), about["critic"]
+        state = load_file(folder / "policy.safetensors")
+        policy = ActorCritic(observations, actions, kind, critic)
+        policy.load_state_dict(state)
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder} holds no control policy: {error}") from error
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"the policy in {folder} does not fit or is damaged: {error}") from error
+    return policy

@@ -1,0 +1,242 @@
+"""The control loop: collect -> shape the rewards -> update -> evaluate -> log.
+
+`Trainer.step` is one iteration, `learn` repeats it to the end of a run, and `train` gives the run a
+folder. In order: collect.py (environments to a `Rollout`), normalise.py and entropy.py (rewards),
+core/learner.py (the update), policy.py (what is updated).
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlhf_pg import chart
+from rlhf_pg.control.a3c import AsynchronousTrainer
+from rlhf_pg.control.collect import Collector, make_environments
+from rlhf_pg.control.config import ControlConfig
+from rlhf_pg.control.entropy import CollapseMonitor, Temperature
+from rlhf_pg.control.normalise import RewardScale
+from rlhf_pg.control.policy import ActorCritic, make_policy, save_policy
+from rlhf_pg.core.learner import Learner
+from rlhf_pg.progress import Progress, command, console
+from rlhf_pg.runs import Run, saved_whole
+
+EVALUATION_SEED = 500_009  # added to the run's seed
+WORKER_SEED = 1_000_003  # times the worker's rank, added to the run's seed
+
+
+class Trainer:
+    """Everything that updates change: environments, policy, learner, moments, temperature, counts.
+
+    `rank` separates the random streams of a3c's workers; `optimizer` makes their shared Adam.
+    """
+
+    def __init__(
+        self,
+        config: ControlConfig,
+        rank: int = 0,
+        optimizer: Callable[[ActorCritic], Any] | None = None,
+    ) -> None:
+        config.check()
+        self.config = config
+        seed = config.seed + WORKER_SEED * rank
+        environments = make_environments(config.env, config.environments, config.env_options)
+        self.policy = make_policy(config, environments)
+        self.learner = Learner(
+            self.policy,
+            replace(config.learner, seed=config.learner.seed + seed),
+            optimizer=optimizer(self.policy) if optimizer else None,
+        )
+        self.collector = Collector(environments, self.policy, seed)
+        self.reward_scale = RewardScale(config.environments, config.learner.gamma)
+        self.temperature = Temperature(config.entropy_temperature, config.target_entropy)
+        self.steps = 0  # environment steps learned from
+        self.seconds = 0.0  # spent in `step`
+
+    def step(self) -> dict[str, float]:
+        """One iteration: one rollout and one update. Returns its metrics."""
+        began = time.perf_counter()
+        # Collect: a segment of every environment, or one whole episode of each.
+        rollout = self.collector.collect(self.config.rollout_steps)
+        self.steps += int(rollout.mask.sum())
+        # Shape the rewards: divide by their running scale, add the entropy's part.
+        scaled = self.reward_scale.shape(rollout) if self.config.normalise_rewards else rollout
+        shaped = self.temperature.shape(scaled)
+        # Update: advantages, then epochs of minibatches.
+        metrics = self.learner.update(shaped)
+        # Observation moments and temperature change only here, between two rollouts, so that the
+        # update scores actions with the policy that sampled them.
+        if self.policy.normaliser is not None:
+            self.policy.normaliser.update(rollout.inputs[rollout.mask])
+        if self.config.entropy_temperature:
+            self.temperature.update(metrics["entropy"])
+            metrics["entropy_temperature"] = self.temperature.value
+        self.seconds += time.perf_counter() - began
+        return {"steps": self.steps, **self.collector.episode_metrics(), **metrics}
+
+    def pause(self) -> None:
+        """Nothing changes between two steps, so there is nothing to do; unlike in a3c."""
+
+    def close(self) -> None:
+        """Release the environments."""
+        self.collector.environments.close()
+
+
+class RunState:
+    """Everything that a run changes, in one object: what a checkpoint has to hold."""
+
+    def __init__(self, config: ControlConfig) -> None:
+        self.config = config
+        asynchronous = config.algorithm == "a3c"
+        self.trainer = AsynchronousTrainer(config, Trainer) if asynchronous else Trainer(config)
+        policy = self.trainer.policy
+        # One episode in each environment, and environments that training never uses.
+        environments = make_environments(config.env, config.eval_episodes, config.env_options)
+        seed = config.seed + EVALUATION_SEED
+        self.evaluation = Collector(environments, policy, seed, config.greedy)
+        self.collapse = CollapseMonitor(getattr(policy.distribution, "dimensions", None))
+        self.iteration = 0
+        self.next_evaluation = config.eval_interval  # in environment steps
+        self.solved = False  # whether an evaluation passed the threshold
+
+    def evaluate(self) -> np.ndarray:
+        """Undiscounted scores (eval_episodes,) of new episodes."""
+        self.trainer.pause()
+        return self.evaluation.play()
+
+    def close(self) -> None:
+        """Release the environments, and stop a3c's workers."""
+        self.evaluation.environments.close()
+        self.trainer.close()
+
+
+@dataclass
+class Outcome:
+    """The result of a run."""
+
+    score: float  # mean of the last evaluation, whose episodes decided nothing
+    score_std: float  # over its episodes
+    steps: int
+    seconds: float  # of training, evaluation left out
+    solved: bool  # whether it stopped at the threshold
+    lines: list[dict[str, float]]  # the logged metrics of each iteration
+    path: Path | None = None  # the run's folder, if it has one
+
+
+def learn(state: RunState, log: Callable[[dict[str, float]], None] | None = None) -> Outcome:
+    """Train from `state` to the threshold or the end of the steps, then close it.
+
+    `log` is called with the metrics of every iteration, and may add to them.
+    """
+    config, trainer = state.config, state.trainer
+    lines: list[dict[str, float]] = []
+    try:
+        while trainer.steps < config.total_steps and not state.solved:
+            state.iteration += 1
+            # Collect, shape the rewards, update.
+            metrics = trainer.step()
+            metrics["training_seconds"] = round(trainer.seconds, 4)
+            # Evaluate at intervals; stop if the score surely reaches the threshold.
+            if trainer.steps >= state.next_evaluation:
+                state.next_evaluation = trainer.steps + config.eval_interval
+                scores = state.evaluate()
+                metrics["eval_score"], metrics["eval_score_std"] = scores.mean(), scores.std()
+                state.solved = surely_reaches(scores, config.threshold)
+            # Log.
+            if log:
+                log(metrics)
+            lines.append(metrics)
+        # Evaluate on new episodes: those that ended the run were selected for their score.
+        scores = state.evaluate()
+    finally:
+        state.close()
+    mean, std = float(scores.mean()), float(scores.std())
+    return Outcome(mean, std, trainer.steps, trainer.seconds, state.solved, lines)
+
+
+def surely_reaches(scores: np.ndarray, threshold: float | None) -> bool:
+    """Whether the mean less two standard errors is at the threshold or above.
+
+    Without the margin, a run that evaluates often would stop on a lucky sample.
+    """
+    if threshold is None:
+        return False
+    return bool(scores.mean() - 2 * scores.std() / len(scores) ** 0.5 >= threshold)
+
+
+def train(config: ControlConfig) -> Outcome:
+    """Train with live progress into a run folder: metrics, policy and curve.svg.
+
+    Raises ValueError for bad options, before anything is written, and FloatingPointError if
+    training diverged.
+    """
+    state = RunState(config)
+    title = f"{config.algorithm} on {config.env}"
+    name = f"{config.env}-{config.algorithm}".replace("/", "-").replace(":", "-")
+    run = Run.create(config.output, name, config)
+    with Progress(config.total_steps, title) as progress:
+
+        def log(metrics: dict[str, float]) -> None:
+            warning = state.collapse.check(
+                metrics["entropy"], metrics["steps"] / config.total_steps
+            )
+            if warning:
+                metrics["entropy_collapsed"] = 1.0
+                progress.say(f"warning: {warning}")
+            run.log(state.iteration, metrics)
+            shown = ("score", "entropy", "eval_score")
+            progress.update(
+                min(int(metrics["steps"]), config.total_steps),
+                **{key: metrics[key] for key in shown if key in metrics},
+            )
+
+        outcome = learn(state, log)
+    outcome.path = run.path
+    about = {"env": config.env, "env_options": config.env_options, "algorithm": config.algorithm}
+    with saved_whole(run.path / "policy") as folder:
+        save_policy(state.trainer.policy, folder, {**about, "score": outcome.score})
+    (run.path / "curve.svg").write_text(learning_curve(outcome.lines, title, config.threshold))
+    print_outcome(config, outcome)
+    return outcome
+
+
+def print_outcome(config: ControlConfig, outcome: Outcome) -> None:
+    """Print the score with its standard error, and the commands that show more of the run."""
+    error = f" ± {outcome.score_std / config.eval_episodes**0.5:.1f}"
+    console.print(
+        f"{config.algorithm} on {config.env}: {outcome.score:.1f}"
+        f"{error if config.eval_episodes > 1 else ''} over {config.eval_episodes} new "
+        f"{'greedy' if config.greedy else 'sampled'} episodes, after {outcome.steps:,} steps and "
+        f"{outcome.seconds:.1f} s of training"
+    )
+    if config.threshold is not None and not outcome.solved:
+        console.print(f"the threshold of {config.threshold:g} was not reached")
+    console.print(f"saved in {outcome.path}; next: {command('inspect', outcome.path)}")
+
+
+def learning_curve(lines: list[dict[str, float]], title: str, threshold: float | None) -> str:
+    """Training and evaluation scores, and the entropy below, over environment steps (SVG)."""
+    points = {
+        key: [(line["steps"], line[key]) for line in lines if key in line]
+        for key in ("score", "eval_score", "entropy")
+    }
+    ends = (0.0, lines[-1]["steps"])
+    scores = [
+        chart.Series(points["score"], chart.BLUE, "training", kind="thin"),
+        chart.Series(points["eval_score"], chart.ORANGE, "evaluation"),
+        chart.Series(points["eval_score"], chart.ORANGE, kind="dots"),
+    ]
+    if threshold is not None:
+        level = [(x, threshold) for x in ends]
+        scores.append(chart.Series(level, chart.GREY, f"threshold {threshold:g}", kind="dashed"))
+    entropy = [chart.Series(points["entropy"], chart.GREEN)]
+    panels = [
+        chart.panel(f"{title}: score of an episode", scores, "", ends, width=640, height=290),
+        chart.panel(
+            "entropy, nats per action", entropy, "environment steps", ends, width=640, height=170
+        ),
+    ]
+    return chart.picture(panels, f"Scores and entropy of {title} over steps", stacked=True)

@@ -1,0 +1,68 @@
+"""The numpy forward is torch's, and a saved policy is the one that was trained."""
+
+import pytest
+import torch
+from gymnasium import spaces
+
+from rlhf_pg.control.config import PolicyConfig
+from rlhf_pg.control.policy import ActorCritic, encode, load_policy, numpy_stages, save_policy
+from rlhf_pg.core.rollout import Rollout
+
+OBSERVATIONS = spaces.Box(-1e6, 1e6, (3,))
+SPACES = OBSERVATIONS, spaces.Discrete(4)
+OPTIONS = [
+    {},
+    {"hidden": []},
+    {"hidden": [8, 8], "activation": "relu", "orthogonal": False},
+    {"shared": True, "normalise": True},
+]
+
+
+def made(options, seed=0, critic=True):
+    policy = ActorCritic(*SPACES, PolicyConfig(**options), critic, seed)
+    if policy.normaliser is not None:
+        policy.normaliser.update(torch.randn(50, 3) * 4 + 1)
+    return policy
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_acting_in_numpy_is_scored_in_torch(options):
+    policy = made(options)
+    states = torch.randn(20, 3) * 5
+    x = states.numpy()
+    for part in (policy.normaliser, policy.trunk, policy.actor):
+        for stage in numpy_stages(part) if part is not None else []:
+            x = stage(x)
+    torch.testing.assert_close(torch.from_numpy(x), policy.outputs(states).detach())
+    greedy = policy.acting()(states.numpy(), torch.zeros(20, 4).numpy())
+    assert greedy.tolist() == policy.outputs(states).argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("critic", [True, False])
+def test_a_saved_policy_is_the_same_policy(options, critic, tmp_path):
+    policy = made(options, seed=3, critic=critic)
+    save_policy(policy, tmp_path, {"env": "any"})
+    again = load_policy(tmp_path, *SPACES)
+    states = torch.randn(5, 3)
+    assert again.outputs(states).equal(policy.outputs(states))
+    assert again.values(states).equal(policy.values(states))
+    assert (again.critic is None) == (not critic)
+    with pytest.raises(ValueError, match="does not fit"):
+        load_policy(tmp_path, spaces.Box(-1, 1, (7,)), SPACES[1])
+
+
+def test_the_actors_parameters_are_those_that_move_log_probabilities():
+    for options in OPTIONS:
+        policy = made(options)
+        rollout = Rollout(
+            torch.randn(2, 5, 3), torch.ones(2, 5, dtype=int), *[torch.zeros(2, 5)] * 6
+        )
+        policy.evaluate(rollout).logprobs.sum().backward()
+        moved = [p for p in policy.parameters() if p.grad is not None]
+        assert {id(p) for p in moved} == {id(p) for p in policy.actor_parameters()}
+
+
+def test_a_discrete_observation_is_one_hot():
+    space = spaces.Discrete(3, start=1)
+    assert encode(space, torch.tensor([3, 1]).numpy()).tolist() == [[0, 0, 1], [1, 0, 0]]
