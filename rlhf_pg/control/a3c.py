@@ -25,6 +25,7 @@ from rlhf_pg.control.collect import make_environments
 from rlhf_pg.control.config import ControlConfig
 from rlhf_pg.control.policy import ActorCritic, make_policy
 from rlhf_pg.core.learner import LearnerConfig, adam
+from rlhf_pg.progress import console
 
 RUN, PAUSE, STOP = 0, 1, 2  # the workers' state that the parent wants, in shared memory
 
@@ -167,6 +168,28 @@ class AsynchronousTrainer:
         """Make the workers wait until the next step, and copy the shared parameters to `policy`."""
         self.shared.wanted.fill_(PAUSE)
         self.shared.copy_to(self.policy)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Shared parameters and moments. The workers' environments are not part of it: a3c is not
+        repeatable, and resumes without repeating bit for bit."""
+        self.pause()
+        return {
+            "parameters": list(self.shared.parameters),
+            "moments": self.shared.moments,
+            "steps": self.steps,
+            "seconds": self.seconds,
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`; the workers begin new episodes."""
+        for shared, value in zip(self.shared.parameters, state["parameters"], strict=True):
+            shared.copy_(value)
+        for moments, values in zip(self.shared.moments, state["moments"], strict=True):
+            for name, value in values.items():
+                moments[name].copy_(value)
+        self.steps, self.seconds = state["steps"], state["seconds"]
+        console.print("a3c is not repeatable: the resumed run differs from an uninterrupted one")
 
     def _receive(self, pipe: Connection) -> Any:
         rank = self.pipes.index(pipe)

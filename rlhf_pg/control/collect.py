@@ -87,10 +87,14 @@ class Collector:
         self.scores = np.zeros(environments.num_envs)  # of the open episodes, so far
         self.lengths = np.zeros(environments.num_envs, dtype=int)
         self.finished: list[Episode] = []  # since `episode_metrics`
+        # What was done to the environments: it reproduces their state, which cannot be stored.
+        self.resets: list[tuple[int, int | None]] = []  # (steps before it, seed)
+        self.history: list[np.ndarray] = []  # the actions of every step
         self.restart(seed)
 
     def restart(self, seed: int | None = None) -> None:
         """Begin a new episode in every environment."""
+        self.resets.append((len(self.history), seed))
         observations, _ = self.environments.reset(seed=seed)
         self.observations = self._encode(observations)  # (N, size)
         self.resetting = np.zeros(self.environments.num_envs, dtype=bool)
@@ -152,9 +156,9 @@ class Collector:
         act, to_environment = self.policy.acting(), self.policy.distribution.to_environment
         for row in noise:
             actions = act(self.observations, row)
-            observations, rewards, terminated, truncated, _ = self.environments.step(
-                to_environment(actions)
-            )
+            performed = to_environment(actions)
+            self.history.append(np.array(performed))
+            observations, rewards, terminated, truncated, _ = self.environments.step(performed)
             ended = terminated | truncated
             before, real = self.observations, ~self.resetting
             self.observations, self.resetting = self._encode(observations), ended
@@ -166,9 +170,9 @@ class Collector:
         rollout = Rollout(
             inputs=torch.from_numpy(np.stack([step.observations for step in steps], 1)),
             actions=torch.from_numpy(np.stack([step.actions for step in steps], 1)),
-            logprobs=torch.empty(0),
-            values=torch.empty(0),
-            next_values=torch.empty(0),
+            logprobs=torch.zeros(mask.shape),
+            values=torch.zeros(mask.shape),
+            next_values=torch.zeros(mask.shape),
             rewards=torch.from_numpy(rewards),
             ends=torch.from_numpy(ends),
             mask=torch.from_numpy(mask),
@@ -205,6 +209,46 @@ class Collector:
         self.scores += (rewards * later).sum(1, dtype=float)
         self.lengths += (mask & later).sum(1)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What reproduces the collector and its environments: all resets and actions so far."""
+        return {
+            "resets": self.resets,
+            "actions": torch.from_numpy(np.stack(self.history)) if self.history else None,
+            "observations": torch.from_numpy(self.observations),
+            "resetting": torch.from_numpy(self.resetting),
+            "scores": torch.from_numpy(self.scores),
+            "lengths": torch.from_numpy(self.lengths),
+            "finished": [[episode.score, episode.length] for episode in self.finished],
+            "rng": self.rng.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Repeat all resets and actions in new environments.
+
+        Raises ValueError if the environments do not end in the same state: then they are not
+        deterministic, and a run cannot be resumed.
+        """
+        actions = [] if state["actions"] is None else list(state["actions"].numpy())
+        resets = {int(at): seed for at, seed in state["resets"]}
+        for at in range(len(actions) + 1):
+            if at in resets:
+                observations = self.environments.reset(seed=resets[at])[0]
+            if at < len(actions):
+                observations = self.environments.step(actions[at])[0]
+        if not np.array_equal(self._encode(observations), state["observations"].numpy()):
+            raise ValueError(
+                "the environments did not repeat their steps: they are not deterministic given "
+                "their seed, so the run cannot be resumed"
+            )
+        self.resets = [(int(at), seed) for at, seed in state["resets"]]
+        self.history = actions
+        self.observations = state["observations"].numpy().copy()
+        self.resetting = state["resetting"].numpy().copy()
+        self.scores = state["scores"].numpy().copy()
+        self.lengths = state["lengths"].numpy().copy()
+        self.finished = [Episode(score, int(length)) for score, length in state["finished"]]
+        self.rng.bit_generator.state = state["rng"]
+
     def _noise(self, steps: int) -> np.ndarray:
         shape = (steps, self.environments.num_envs)
         noise = self.policy.distribution.noise(shape, self.rng)
@@ -224,3 +268,22 @@ def open_run(run: Path, count: int, seed: int = 0) -> tuple[ControlConfig, Colle
     spaces = environments.single_observation_space, environments.single_action_space
     policy = load_policy(Path(run) / "policy", *spaces)
     return config, Collector(environments, policy, seed, config.greedy)
+
+
+class Agent:
+    """The trained policy of a control run, to act in an environment of one's own."""
+
+    def __init__(self, run: str | Path, seed: int = 0, greedy: bool | None = None) -> None:
+        """`greedy` takes the most likely action; by default as the run evaluates. Raises ValueError
+        if the folder holds no control run."""
+        self.config, collector = open_run(Path(run), 1, seed)
+        collector.environments.close()
+        self.policy, self.rng = collector.policy, np.random.default_rng(seed)
+        self.space = collector.environments.single_observation_space
+        self.greedy = self.config.greedy if greedy is None else greedy
+
+    def act(self, observation: Any) -> Any:
+        """The action for one observation of the environment, as its `step` takes it."""
+        noise = self.policy.distribution.noise((1,), self.rng) * (not self.greedy)
+        states = encode(self.space, np.asarray(observation)[None])
+        return self.policy.distribution.to_environment(self.policy.acting()(states, noise))[0]

@@ -58,6 +58,12 @@ class CollapseMonitor:
         self.start: float | None = None
         self.warned = False
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"start": self.start, "warned": self.warned}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.start, self.warned = state["start"], state["warned"]
+
     def check(self, entropy: float, fraction: float) -> str | None:
         """The warning, if it is due now; `fraction` of training is done, 0 to 1."""
         if self.start is None:

@@ -13,16 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from reward_models.state import random_state, set_random_state
 from rlhf_pg import chart
+from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
 from rlhf_pg.control.a3c import AsynchronousTrainer
 from rlhf_pg.control.collect import Collector, make_environments
-from rlhf_pg.control.config import ControlConfig
+from rlhf_pg.control.config import ControlConfig, read_config
 from rlhf_pg.control.entropy import CollapseMonitor, Temperature
 from rlhf_pg.control.normalise import RewardScale
 from rlhf_pg.control.policy import ActorCritic, make_policy, save_policy
 from rlhf_pg.core.learner import Learner
 from rlhf_pg.progress import Progress, command, console
-from rlhf_pg.runs import Run, saved_whole
+from rlhf_pg.runs import Run, discarded_if_empty, read_jsonl
 
 EVALUATION_SEED = 500_009  # added to the run's seed
 WORKER_SEED = 1_000_003  # times the worker's rank, added to the run's seed
@@ -77,6 +79,27 @@ class Trainer:
         self.seconds += time.perf_counter() - began
         return {"steps": self.steps, **self.collector.episode_metrics(), **metrics}
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next steps depend on."""
+        return {
+            "policy": dict(self.policy.state_dict()),
+            "learner": self.learner.state_dict(),
+            "collector": self.collector.state_dict(),
+            "reward_scale": dict(self.reward_scale.state_dict()),
+            "temperature": self.temperature.state_dict(),
+            "steps": self.steps,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`; raises ValueError if the environments cannot repeat."""
+        self.policy.load_state_dict(state["policy"])
+        self.learner.load_state_dict(state["learner"])
+        self.collector.load_state_dict(state["collector"])
+        self.reward_scale.load_state_dict(state["reward_scale"])
+        self.temperature.load_state_dict(state["temperature"])
+        self.steps, self.seconds = state["steps"], state["seconds"]
+
     def pause(self) -> None:
         """Nothing changes between two steps, so there is nothing to do; unlike in a3c."""
 
@@ -107,6 +130,34 @@ class RunState:
         self.trainer.pause()
         return self.evaluation.play()
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next iterations depend on."""
+        return {
+            "command": "control",
+            "iteration": self.iteration,
+            "trainer": self.trainer.state_dict(),
+            "evaluation": self.evaluation.state_dict(),
+            "collapse": self.collapse.state_dict(),
+            "next_evaluation": self.next_evaluation,
+            "solved": self.solved,
+            "random": random_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`; raises ValueError if the environments cannot repeat."""
+        warn_of_other_versions(state["versions"])
+        self.trainer.load_state_dict(state["trainer"])
+        self.evaluation.load_state_dict(state["evaluation"])
+        self.collapse.load_state_dict(state["collapse"])
+        self.iteration, self.solved = state["iteration"], state["solved"]
+        self.next_evaluation = state["next_evaluation"]
+        set_random_state(state["random"])
+
+    @property
+    def done(self) -> bool:
+        """Whether training is at its end: solved, or all steps taken."""
+        return self.solved or self.trainer.steps >= self.config.total_steps
+
     def close(self) -> None:
         """Release the environments, and stop a3c's workers."""
         self.evaluation.environments.close()
@@ -126,15 +177,19 @@ class Outcome:
     path: Path | None = None  # the run's folder, if it has one
 
 
-def learn(state: RunState, log: Callable[[dict[str, float]], None] | None = None) -> Outcome:
+def learn(
+    state: RunState,
+    log: Callable[[dict[str, float]], None] | None = None,
+    after: Callable[[], None] | None = None,
+) -> Outcome:
     """Train from `state` to the threshold or the end of the steps, then close it.
 
-    `log` is called with the metrics of every iteration, and may add to them.
+    `log` is called with the metrics of every iteration, and may add to them; then `after`.
     """
     config, trainer = state.config, state.trainer
     lines: list[dict[str, float]] = []
     try:
-        while trainer.steps < config.total_steps and not state.solved:
+        while not state.done:
             state.iteration += 1
             # Collect, shape the rewards, update.
             metrics = trainer.step()
@@ -149,6 +204,9 @@ def learn(state: RunState, log: Callable[[dict[str, float]], None] | None = None
             if log:
                 log(metrics)
             lines.append(metrics)
+            # A checkpoint, now and then.
+            if after:
+                after()
         # Evaluate on new episodes: those that ended the run were selected for their score.
         scores = state.evaluate()
     finally:
@@ -167,17 +225,24 @@ def surely_reaches(scores: np.ndarray, threshold: float | None) -> bool:
     return bool(scores.mean() - 2 * scores.std() / len(scores) ** 0.5 >= threshold)
 
 
-def train(config: ControlConfig) -> Outcome:
+def train(config: ControlConfig, resume: Path | None = None, until: int | None = None) -> Outcome:
     """Train with live progress into a run folder: metrics, policy and curve.svg.
 
+    `resume` is the folder of an interrupted run of this config; `until` an iteration to stop after.
     Raises ValueError for bad options, before anything is written, and FloatingPointError if
     training diverged.
     """
     state = RunState(config)
     title = f"{config.algorithm} on {config.env}"
-    name = f"{config.env}-{config.algorithm}".replace("/", "-").replace(":", "-")
-    run = Run.create(config.output, name, config)
-    with Progress(config.total_steps, title) as progress:
+    if resume is not None:
+        saved = newest(resume)
+        state.load_state_dict(saved)
+        run = Run.resume(resume, saved["run"])
+    else:
+        name = f"{config.env}-{config.algorithm}".replace("/", "-").replace(":", "-")
+        run = Run.create(config.output, name, config)
+    checkpoints = Checkpoints(run.path, config.checkpoint_every, until)
+    with checkpoints, discarded_if_empty(run), Progress(config.total_steps, title) as progress:
 
         def log(metrics: dict[str, float]) -> None:
             warning = state.collapse.check(
@@ -193,14 +258,26 @@ def train(config: ControlConfig) -> Outcome:
                 **{key: metrics[key] for key in shown if key in metrics},
             )
 
-        outcome = learn(state, log)
+        def after() -> None:
+            last = state.iteration + (not state.done)
+            checkpoints.after(
+                state.iteration, last, lambda: state.state_dict() | {"run": run.state_dict()}
+            )
+
+        outcome = learn(state, log, after)
     outcome.path = run.path
+    outcome.lines = read_jsonl(run.path / "metrics.jsonl")  # those before a resume, too
     about = {"env": config.env, "env_options": config.env_options, "algorithm": config.algorithm}
-    with saved_whole(run.path / "policy") as folder:
+    with run.saved("policy") as folder:
         save_policy(state.trainer.policy, folder, {**about, "score": outcome.score})
     (run.path / "curve.svg").write_text(learning_curve(outcome.lines, title, config.threshold))
     print_outcome(config, outcome)
     return outcome
+
+
+def resume(run: Path, until: int | None = None) -> Outcome:
+    """Continue an interrupted run (`rlhf-pg resume`)."""
+    return train(read_config(run), resume=run, until=until)
 
 
 def print_outcome(config: ControlConfig, outcome: Outcome) -> None:
