@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 SIDECAR = "reward_model.json"  # beside the weights of every trained reward model
 
 
@@ -21,7 +23,8 @@ def saved_whole(folder: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling of `folder`, which replaces it if the block raises nothing.
 
     On Linux the replacement is one atomic exchange. Elsewhere it is two renames, and `folder` is
-    absent for the moment between them. Raises NotADirectoryError if `folder` is a file.
+    absent for the moment between them. Raises NotADirectoryError if `folder` is a file, OSError if
+    it cannot be written.
     """
     folder = Path(folder).resolve()  # through a symbolic link: its target is replaced
     if folder.exists() and not folder.is_dir():
@@ -29,7 +32,10 @@ def saved_whole(folder: str | Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        yield temporary
+        try:
+            yield temporary
+        except SafetensorError as error:  # a full disk, above all
+            raise OSError(f"cannot write {folder}: {error}") from error
         temporary.chmod(0o755)  # mkdtemp's folders are private
         # The data must be on the disk before the rename is: a crash may keep only the rename.
         for path in [*temporary.rglob("*"), temporary]:

@@ -59,7 +59,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def load(name: str) -> Any:
+def load(name: Any) -> Any:
     """Open a run's folder, a model's folder or a hub name.
 
     Returns a `language.loaded.LoadedRun` with `sample`, `logprobs` and `advantages`; for a run of
@@ -68,6 +68,7 @@ def load(name: str) -> Any:
     """
     from pathlib import Path
 
+    name = str(name)  # a run's `path` is a Path
     if (Path(name) / "policy" / "policy.safetensors").is_file():
         from rlhf_pg.control.collect import Agent
 
