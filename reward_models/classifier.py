@@ -49,7 +49,9 @@ class Classifier:
         if score not in SCORES:
             raise RewardError(f"unknown score {score!r}; it is one of {', '.join(SCORES)}")
         self.name, self.score = name, score
-        self.tokenizer = open_pretrained(AutoTokenizer, name)
+        self.tokenizer = open_pretrained(
+            AutoTokenizer, name, wanted="reward model or sequence classifier"
+        )
         self.model = open_classifier(name).to(device or default_device())
         self.label = choose_label(name, self.model.config.id2label, label)
         self.limit = context_length(self.model, self.tokenizer) or 10**9

@@ -141,6 +141,8 @@ def _load_model(
 
         options = {key: options[key] for key in ("device", "batch_size") if key in options}
         return Path(head).name or head, RewardModel.from_pretrained(folder, **options)
+    if head.startswith("runs/") and not Path(head).exists():
+        raise RewardError(f"no reward model at {head}; `rlhf-pg reward` makes one")
     from reward_models.classifier import Classifier
 
     name = head.rstrip("/").rpartition("/")[2]

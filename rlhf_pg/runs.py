@@ -22,6 +22,7 @@ import json
 import os
 import shutil
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -129,9 +130,11 @@ TOKEN: dict[str, str] = {
 class Run:
     """One run's folder, open for writing. Only one process can have it open."""
 
-    def __init__(self, path: Path, lock: Any = None, seconds: float = 0.0) -> None:
-        self.path, self.lock = path, lock
+    def __init__(self, path: Path, lock: int | None = None, seconds: float = 0.0) -> None:
+        self.path = path
         self.started = time.monotonic() - seconds  # `seconds` were spent before a resume
+        if lock is not None:  # a later run of this process may then open the folder
+            weakref.finalize(self, os.close, lock)
 
     @classmethod
     def create(cls, output: str | Path | None, name: str, config: Any) -> "Run":
@@ -147,13 +150,15 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
         else:
             path = _first_free(Path("runs"), name)
+        if not (path / LOCK).exists():
+            _check_free(path)  # before a file is put there
         lock = _lock(path)
-        if not _is_free(path):
-            raise ValueError(f"{path} already holds something; choose another --output")
+        run = cls(path, lock)
+        _check_free(path)
         values = asdict(config) if is_dataclass(config) else dict(config)  # type: ignore[arg-type]
         values.pop("output", None)  # repeating a run makes a new folder
         (path / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-        return cls(path, lock)
+        return run
 
     @classmethod
     def resume(cls, path: Path, state: Mapping[str, Any]) -> "Run":
@@ -240,8 +245,8 @@ def discarded_if_empty(run: Run | None) -> Iterator[None]:
 LOCK = ".lock"  # held by the process that writes to the folder
 
 
-def _lock(path: Path) -> Any:
-    """Lock a run's folder for this process; the lock ends with the process, however it ends.
+def _lock(path: Path) -> int | None:
+    """Lock a run's folder until the descriptor returned is closed or the process ends.
 
     Raises ValueError if another process holds it. Does nothing where there is no flock (Windows).
     """
@@ -249,23 +254,23 @@ def _lock(path: Path) -> Any:
         import fcntl
     except ImportError:
         return None
-    file = open(path / LOCK, "w")  # noqa: SIM115 (open as long as the run is)
+    descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        file.close()
+        os.close(descriptor)
         raise ValueError(
             f"another process is writing to {path}; choose another --output"
         ) from error
-    return file
+    return descriptor
 
 
-def _is_free(path: Path) -> bool:
-    """Whether a folder is empty, or left by a run that was killed before its first iteration."""
+def _check_free(path: Path) -> None:
+    """Raise ValueError unless a folder is empty or left by a run that logged nothing."""
     left = {entry.name for entry in path.iterdir()} - {LOCK}
-    return left <= {"config.yaml", "initial", "reference"} and not (
-        left and "config.yaml" not in left
-    )
+    begun = left <= {"config.yaml", "initial", "reference"} and "config.yaml" in left
+    if left and not begun:
+        raise ValueError(f"{path} already holds something; choose another --output")
 
 
 def _first_free(parent: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""The commands that join language models and rewards, from a corpus to samples."""
+"""The commands from a corpus to samples: finetune, reward, train, sample."""
 
 import json
 
@@ -9,31 +9,27 @@ from reward_models.loading import load_reward
 from rlhf_pg import commands, progress
 from rlhf_pg.cli import main
 from rlhf_pg.language import data, models
+from rlhf_pg.language.config import preset
+from rlhf_pg.language.train import Trainer
 from rlhf_pg.runs import METRICS, read_jsonl
-
-from .language.conftest import PROMPTS, TEXTS, tiny_lm
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+from support.language import PROMPTS, TEXTS, tiny_lm, write_rows
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / ".cache"))
     monkeypatch.chdir(tmp_path)
     tokenizer = models.train_tokenizer(TEXTS, "word")
     models.save(tmp_path / "base", tiny_lm("llama", tokenizer, spread=0.1), tokenizer)
-    write(tmp_path / "corpus.jsonl", [{"text": text} for text in TEXTS * 10])
-    write(tmp_path / "prompts.jsonl", [{"prompt": p, "answer": i} for i, p in enumerate(PROMPTS)])
+    write_rows(tmp_path / "corpus.jsonl", [{"text": text} for text in TEXTS * 10])
+    write_rows(
+        tmp_path / "prompts.jsonl", [{"prompt": p, "answer": i} for i, p in enumerate(PROMPTS)]
+    )
     pairs = [
         {"prompt": p, "chosen": f" is good{end}", "rejected": f" is dull{end}"}
         for p in PROMPTS
         for end in (" .", " and clear .", " and long .", "")
     ]
-    write(tmp_path / "pairs.jsonl", pairs * 20)
+    write_rows(tmp_path / "pairs.jsonl", pairs * 20)
     return tmp_path
 
 
@@ -60,9 +56,9 @@ def test_from_a_corpus_to_a_policy_by_four_commands(here, capsys):
     assert main(words.split()) == 0
     assert (here / "runs/ppo/policy/model.safetensors").is_file()
     assert main("sample --data prompts.jsonl --reward runs/reward --max_new_tokens 6".split()) == 0
-    said = capsys.readouterr()
-    assert "read what it writes with: rlhf-pg sample runs/ppo" in said.out and not said.err
-    assert "held-out accuracy" in said.out and "perplexity" in said.out
+    printed = capsys.readouterr()
+    assert "read completions: rlhf-pg sample runs/ppo" in printed.out and not printed.err
+    assert "held-out accuracy" in printed.out and "perplexity" in printed.out
 
 
 def test_a_reward_is_known_by_its_run_alone_and_in_a_sum(here):
@@ -82,8 +78,8 @@ def test_a_reward_reports_its_calibration_and_how_accuracy_grows_with_pairs(here
     curve = json.loads((here / "judge/learning_curve.json").read_text())
     assert [point["pairs"] for point in curve] == [8, 300]
     assert curve[1]["accuracy"] >= max(curve[0]["accuracy"], 0.9)
-    said = shown.getvalue()
-    assert "Calibration" in said and "300 pairs  held-out accuracy" in said
+    printed = shown.getvalue()
+    assert "Calibration" in printed and "300 pairs  held-out accuracy" in printed
     report = json.loads((here / "judge/reward_model/reward_model.json").read_text())
     assert sum(row["pairs"] for row in report["calibration"]) == report["held_out_pairs"]
     assert curve[0]["loss"] > 2 * report["loss"]  # each begins untrained, not where the run ended
@@ -106,9 +102,9 @@ def test_a_composed_reward_is_logged_part_by_part(here):
     assert line["score"] == pytest.approx(total, abs=1e-5)
 
 
-def test_pairs_keep_what_they_say_of_their_ends(here, monkeypatch):
+def test_pairs_keep_whether_their_texts_ended(here):
     rows = [{"prompt": "a", "chosen": " b", "rejected": " c", "chosen_finished": False}] * 20
-    write(here / "ends.jsonl", rows)
+    write_rows(here / "ends.jsonl", rows)
     pairs = commands._pairs(data.read("ends.jsonl", "preferences"))
     assert pairs == rows
 
@@ -129,7 +125,7 @@ def test_samples_are_repeated_by_their_seed_and_greedy_ones_by_any(capsys):
     assert half[: len(half) // 2] == half[len(half) // 2 :]
 
 
-def test_prompts_are_spread_over_the_data_and_repeated_as_asked(capsys):
+def test_prompts_are_spread_over_the_data_and_repeated(capsys):
     sampled("--data", "prompts.jsonl", "--count", "2", "--samples_per_prompt", "3")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6
@@ -146,15 +142,15 @@ def test_one_prompt_is_completed_as_it_stands(capsys):
 def test_text_of_people_and_models_is_never_markup(here, shown, monkeypatch):
     """Brackets and backslashes are shown as they are."""
     odd = ["[bold]a[/bold]", "[/x]", "\\[red]b", "c\\", "[link=http://x]d"]
-    write(here / "odd.jsonl", [{"prompt": text} for text in odd])
+    write_rows(here / "odd.jsonl", [{"prompt": text} for text in odd])
 
-    def echo(policy, tokenizer, prompts, *_):
-        done = sample_of(policy, tokenizer, prompts, *_)
-        done.texts = list(odd)
-        return done
+    def echo(*arguments):
+        completions = sample(*arguments)
+        completions.texts = list(odd)
+        return completions
 
-    sample_of = commands.draw
-    monkeypatch.setattr(commands, "draw", echo)
+    sample = commands.sample_completions
+    monkeypatch.setattr(commands, "sample_completions", echo)
     sampled("--data", "odd.jsonl", "--reward", "length")
     plain = strip_colours(shown.getvalue())
     for text in odd:
@@ -167,7 +163,7 @@ def strip_colours(text):
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-def test_a_reward_that_does_not_apply_says_so(here, capsys):
+def test_a_reward_that_does_not_apply_is_marked(here, capsys):
     (here / "mine.py").write_text(
         "def judge(completions, answer, **_):\n"
         "    return [None if a == 0 else float(a) for a in answer]\n"
@@ -177,16 +173,25 @@ def test_a_reward_that_does_not_apply_says_so(here, capsys):
     assert marks == ["n/a", "+1.00", "+2.00", "+3.00", "+4.00"]
 
 
-def test_film_notes_are_measured_by_their_gold_without_being_asked(monkeypatch):
-    asked = {}
+def test_columns_of_the_data_do_not_hide_what_a_reward_is_called_with(here, capsys):
+    rows = [{"prompt": p, "finished": "no", "completions": "no"} for p in PROMPTS]
+    write_rows(here / "columns.jsonl", rows)
+    (here / "mine.py").write_text(
+        "def judge(prompts, completions, finished, **_):\n"
+        "    assert isinstance(finished[0], bool) and 'no' not in completions\n"
+        "    return [1.0] * len(prompts)\n"
+    )
+    sampled("--data", "columns.jsonl", "--reward", "mine.py:judge")
+    assert capsys.readouterr().out.count("+1.00 ") == 5
 
-    def train(config, reward, gold):
-        asked[config.data] = gold
-        raise ValueError("far enough")
 
-    monkeypatch.setattr(commands.training, "train", train)
-    for source in ("film-notes", "prompts.jsonl"):
-        words = f"train --model base --reward length --data {source}"
-        assert main(words.split()) == 2
-    assert list(asked["film-notes"].members) == ["film-notes-gold"]
-    assert asked["prompts.jsonl"] is None
+def test_the_gold_of_film_notes_is_measured_without_being_named(here):
+    write_rows(here / "film_notes.jsonl", [{"prompt": "the film"}])
+    golds = {}
+    for source in ("film-notes", "film_notes.jsonl"):
+        config = preset("reinforce")
+        config.model, config.reward, config.data = "base", "length", source
+        config.max_new_tokens, config.device = 8, "cpu"
+        golds[source] = Trainer(config).gold
+    assert list(golds["film-notes"].members) == ["film-notes-gold"]
+    assert golds["film_notes.jsonl"] is None

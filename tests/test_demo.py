@@ -1,4 +1,4 @@
-"""The demo in its short form: every step, every file, and texts that stay texts."""
+"""The demo in its short form: every step and file, and texts that stay texts."""
 
 import io
 import json
@@ -12,13 +12,12 @@ from rlhf_pg import demo
 from rlhf_pg.cli import main
 from rlhf_pg.demo_page import write_page
 from rlhf_pg.language import data, models
+from rlhf_pg.language.config import DemoConfig, demo_preset
 from rlhf_pg.runs import read_jsonl
-
-WAYS = ("base", "with KL", "without KL")
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def demo_run(tmp_path_factory):
     """The folder of one short demo."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("demo") / "run"
@@ -26,40 +25,49 @@ def told(tmp_path_factory):
     return folder
 
 
-def test_every_file_is_there(told):
+def test_every_file_is_there(demo_run):
     for name in (
         "config.yaml", "preferences.jsonl", "result.json", "report.html", "report.svg",
         "base/policy/model.safetensors", "reward/reward_model/reward_model.json",
         "with-kl/policy/model.safetensors", "without-kl/policy/model.safetensors",
         "with-kl/metrics.jsonl", "with-kl/samples.jsonl", "without-kl/metrics.jsonl",
     ):  # fmt: skip
-        assert (told / name).is_file(), name
-    assert not [path for path in told.rglob(".*")]
+        assert (demo_run / name).is_file(), name
+    assert not [path for path in demo_run.rglob(".*") if path.name != ".lock"]
 
 
-def test_the_two_policies_differ_by_the_kl_term_alone(told):
-    near, free = (read_jsonl(told / way / "metrics.jsonl") for way in ("with-kl", "without-kl"))
+def test_the_two_policies_differ_by_the_kl_term_alone(demo_run):
+    near, free = (
+        read_jsonl(demo_run / name / "metrics.jsonl") for name in ("with-kl", "without-kl")
+    )
     assert near[0]["kl_coef"] > 0 == free[0]["kl_coef"]
     assert near[0]["score"] == free[0]["score"] and near[0]["gold"] == free[0]["gold"]
     assert abs(near[0]["kl"]) < 1e-4 and near[1]["kl"] != free[1]["kl"]
 
 
-def test_preferences_are_pairs_of_samples_of_one_prompt(told):
-    rows = data.read(str(told / "preferences.jsonl"), "preferences")
+def test_preferences_are_pairs_of_samples_of_one_prompt(demo_run):
+    rows = data.read(str(demo_run / "preferences.jsonl"), "preferences")
     assert len(rows["prompt"]) == 64
     assert set(rows["prompt"]) <= set(data.read("film-notes", "prompts")["prompt"])
     assert all(isinstance(f, bool) for f in rows["chosen_finished"])
 
 
-def test_the_table_measures_the_base_at_no_distance_from_itself(told):
-    table = json.loads((told / "result.json").read_text())["table"]
-    assert tuple(table) == WAYS and abs(table["base"]["kl"]) < 1e-3
+def test_the_kl_of_the_base_to_itself_is_0(demo_run):
+    table = json.loads((demo_run / "result.json").read_text())["table"]
+    assert tuple(table) == demo.POLICIES and abs(table["base"]["kl"]) < 1e-3
     assert all(set(demo.ROWS) <= set(metrics) for metrics in table.values())
 
 
-def test_a_run_inside_can_be_used_like_any_other(told):
-    models.load(str(told / "with-kl"))
-    words = ["sample", str(told / "base"), "--count", "1", "--reward", str(told / "reward")]
+def test_a_run_inside_can_be_used_like_any_other(demo_run):
+    models.load(str(demo_run / "with-kl"))
+    words = [
+        "sample",
+        str(demo_run / "base"),
+        "--count",
+        "1",
+        "--reward",
+        str(demo_run / "reward"),
+    ]
     assert main(words) == 0
 
 
@@ -67,54 +75,54 @@ def is_self_contained(page):
     return not re.search(r"""<(script|link|img|iframe)|(src|href)\s*=|@import|url\(""", page)
 
 
-def test_the_page_asks_for_nothing_from_outside(told):
-    page = (told / "report.html").read_text()
+def test_the_page_loads_nothing_from_outside(demo_run):
+    page = (demo_run / "report.html").read_text()
     assert is_self_contained(page) and len(page) < 200_000
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
 
 
 @pytest.fixture
-def story():
-    """A table and samples as the demo makes them, with texts that would like to be more."""
+def shown():
+    """A table and samples as the demo makes them, with texts that look like markup."""
     metrics = dict.fromkeys(demo.ROWS, 0.5)
     texts = ["<script>alert(1)</script>", "[bold]loud[/bold] [/x]", "&amp; \\[red]a\\"]
     samples = [
-        {"way": way, "prompt": "a <b>film</b> [i]", "completion": text, "score": 1.0, "gold": -1.0,
-         "finished": True, "kl": 0.0, "length": 3}
-        for way, text in zip(WAYS, texts, strict=True)
+        {"policy": name, "prompt": "a <b>film</b> [i]", "completion": text, "score": 1.0,
+         "gold": -1.0, "finished": True, "kl": 0.0, "length": 3}
+        for name, text in zip(demo.POLICIES, texts, strict=True)
     ]  # fmt: skip
-    return {way: dict(metrics) for way in WAYS}, samples
+    return {name: dict(metrics) for name in demo.POLICIES}, samples
 
 
-def test_a_script_in_a_completion_is_shown_and_never_run(story, tmp_path):
-    table, samples = story
+def test_a_script_in_a_completion_is_shown_and_never_run(shown, tmp_path):
+    table, samples = shown
     lines = [{"iteration": i, "score": 0.1 * i, "gold": -0.1 * i} for i in (1, 2)]
     curves = {"with KL": lines, "without KL": lines}
     page = write_page(
-        tmp_path / "report.html", table, demo.ROWS, samples, curves, 0.7, demo.DemoConfig()
+        tmp_path / "report.html", table, demo.ROWS, samples, curves, 0.7, DemoConfig()
     ).read_text()
     assert is_self_contained(page)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "a &lt;b&gt;film&lt;/b&gt; [i]" in page and "&amp;amp; \\[red]a\\" in page
 
 
-def test_brackets_in_a_completion_are_shown_on_the_terminal(story, monkeypatch):
+def test_brackets_in_a_completion_are_shown_on_the_terminal(shown, monkeypatch):
     file = io.StringIO()
     console = Console(file=file, width=160, highlight=False)
     monkeypatch.setattr(demo, "console", console)
-    demo._show(*story)
-    shown = file.getvalue()
+    demo._show(*shown)
+    printed = file.getvalue()
     for text in ("a <b>film</b> [i]", "[bold]loud[/bold] [/x]", "<script>alert(1)</script>"):
-        assert text in shown
+        assert text in printed
 
 
-def test_a_backslash_before_a_bracket_is_shown_on_the_terminal(story, monkeypatch):
+def test_a_backslash_before_a_bracket_is_shown_on_the_terminal(shown, monkeypatch):
     file = io.StringIO()
     monkeypatch.setattr(demo, "console", Console(file=file, width=160, highlight=False))
-    demo._show(*story)
+    demo._show(*shown)
     assert "&amp; \\[red]a\\" in file.getvalue()
 
 
 def test_an_unknown_preset_is_an_error():
     with pytest.raises(ValueError, match="unknown preset 'huge': use 'full' or 'smoke'"):
-        demo.preset("huge")
+        demo_preset("huge")

@@ -1,4 +1,4 @@
-"""A person at a real terminal: keys become preferences, and nothing judged is ever lost."""
+"""A person at a real terminal: keys become preferences, and no judgement is lost."""
 
 import fcntl
 import io
@@ -17,11 +17,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rlhf_pg.labelling import KEYS, Judgements, Pair, judge
-from rlhf_pg.language.pairing import LabelConfig, draw_pairs
 
 from rlhf_pg.cli import main
+from rlhf_pg.label import KEYS, Judgements, Pair, judge, make_pairs
 from rlhf_pg.language import data, models
+from rlhf_pg.language.config import LabelConfig
+from support.language import write_rows
 
 PAIRS = [
     Pair("the film", f" is good {i} .", f" is dull {i} .", True, i % 2 == 0, 1.0, 0.0)
@@ -30,9 +31,9 @@ PAIRS = [
 
 
 def typed(keys):
-    """Reads these keys, one at each call."""
-    left = list(keys)
-    return lambda: left.pop(0)
+    """A reader of these keys, one at each call."""
+    waiting = list(keys)
+    return lambda: waiting.pop(0)
 
 
 def judged(folder, keys, pairs=PAIRS):
@@ -66,7 +67,7 @@ def test_keys_become_preferences_that_a_reward_model_can_learn_from(tmp_path):
     assert made == ["left", "right", "tie", "skip", "left"]
 
 
-def test_undo_takes_the_last_one_back_and_asks_again(tmp_path):
+def test_undo_takes_the_last_judgement_back(tmp_path):
     kept = judged(tmp_path, ["a", "d", "u", "u", "d", "q"])
     assert [row["judgement"] for row in kept.made] == ["right"]
     assert lines(tmp_path / "preferences.jsonl")[0]["chosen"] == " is dull 0 ."
@@ -78,12 +79,12 @@ def test_undo_with_nothing_judged_does_nothing(tmp_path, capsys):
     assert "nothing to take back" in capsys.readouterr().out
 
 
-def test_a_key_that_means_nothing_is_said_so_and_changes_nothing(tmp_path, capsys):
+def test_a_key_without_a_meaning_is_reported_and_changes_nothing(tmp_path, capsys):
     assert judged(tmp_path, ["x", "\x1b[A", "q"]).made == []
     assert "means nothing" in capsys.readouterr().out
 
 
-def test_a_session_is_continued_and_asks_nothing_twice(tmp_path):
+def test_a_session_is_continued_and_no_pair_comes_twice(tmp_path):
     judged(tmp_path, ["a", "t", "q"])
     turned = [replace(pair, left=pair.right, right=pair.left) for pair in PAIRS]
     kept = judged(tmp_path, ["a", "a", "a"], turned)
@@ -122,20 +123,20 @@ def test_agreement_counts_decided_pairs_that_have_scores(tmp_path, capsys):
     pairs = [*PAIRS[:4], replace(PAIRS[4], left_score=None, right_score=None)]
     kept = judged(tmp_path, ["a", "d", "a", "t", "a"], pairs)
     assert kept.agreement() == (2, 3)
-    said = capsys.readouterr().out
-    assert "agrees with 2 of 3 (67%)" in said and "disagrees" in said
+    printed = capsys.readouterr().out
+    assert "agrees with 2 of 3 (67%)" in printed and "disagrees" in printed
 
 
 def test_scores_are_not_shown_before_the_judgement(tmp_path, capsys):
     judged(tmp_path, ["q"], [replace(PAIRS[0], left_score=4.5678, right_score=1.2345)])
-    said = capsys.readouterr().out
-    assert "4.5" not in said and "1.2" not in said and "the reward model" not in said
+    printed = capsys.readouterr().out
+    assert "4.5" not in printed and "1.2" not in printed and "the reward model" not in printed
 
 
 def test_texts_are_no_markup(tmp_path, capsys):
     judged(tmp_path, ["q"], [Pair("[bold]p[/bold]", "[red]l[/red]", "[/oops]")])
-    said = capsys.readouterr().out
-    assert "[bold]p[/bold]" in said and "[red]l[/red]" in said and "[/oops]" in said
+    printed = capsys.readouterr().out
+    assert "[bold]p[/bold]" in printed and "[red]l[/red]" in printed and "[/oops]" in printed
 
 
 # Which pairs
@@ -151,11 +152,11 @@ def base(tmp_path):
     torch.manual_seed(0)
     models.save(tmp_path / "base", models.tiny_model(tokenizer, 16, 1, 2, 48), tokenizer)
     prompts = [{"prompt": text} for text in ("the film", "the plot", "the cast")]
-    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    write_rows(tmp_path / "p.jsonl", prompts)
     return tmp_path
 
 
-def asked(base, **options):
+def config_of(base, **options):
     data = str(base / "p.jsonl")
     return LabelConfig(
         model=str(base / "base"), data=data, max_new_tokens=8, device="cpu", **options
@@ -167,7 +168,7 @@ def words(completions, **_):
 
 
 def test_the_pairs_of_least_difference_come_first_and_every_prompt_once(base):
-    pairs = draw_pairs(asked(base, count=9, samples_per_prompt=4), words)
+    pairs = make_pairs(config_of(base, count=9, samples_per_prompt=4), words)
     assert len({pair.prompt for pair in pairs[:3]}) == 3
     gaps = [abs(pair.left_score - pair.right_score) for pair in pairs]
     for turn in range(0, 9, 3):
@@ -182,24 +183,24 @@ def test_the_pairs_of_least_difference_come_first_and_every_prompt_once(base):
 
 
 def test_which_side_a_completion_stands_on_is_chance_and_not_its_score(base):
-    pairs = draw_pairs(asked(base, count=3, samples_per_prompt=12), words)
-    pairs += draw_pairs(asked(base, count=60, samples_per_prompt=12), words)
+    pairs = make_pairs(config_of(base, count=3, samples_per_prompt=12), words)
+    pairs += make_pairs(config_of(base, count=60, samples_per_prompt=12), words)
     better = [p.left_score > p.right_score for p in pairs if p.left_score != p.right_score]
     assert 0.2 < sum(better) / len(better) < 0.8
 
 
 def test_a_continued_session_draws_others(base):
-    first, again, later = (draw_pairs(asked(base, count=3), words, skip=n) for n in (0, 0, 3))
+    first, again, later = (make_pairs(config_of(base, count=3), words, skip=n) for n in (0, 0, 3))
     assert first == again and first != later
 
 
 def test_without_a_reward_there_are_no_scores(base):
-    assert all(pair.left_score is None for pair in draw_pairs(asked(base, count=3), None))
+    assert all(pair.left_score is None for pair in make_pairs(config_of(base, count=3), None))
 
 
 def test_one_sample_makes_no_pair(base):
     with pytest.raises(ValueError, match="samples_per_prompt must be at least 2"):
-        draw_pairs(asked(base, samples_per_prompt=1), None)
+        make_pairs(config_of(base, samples_per_prompt=1), None)
 
 
 # The terminal itself
@@ -275,7 +276,7 @@ def test_a_person_at_a_terminal(base, terminal):
     terminal.wait_for("4 judged, 4 decided")
     terminal.press("\x03")
     assert terminal.process.wait(30) == 130
-    terminal.wait_for("stopped; what the run folder holds so far is kept")
+    terminal.wait_for("stopped; the run folder keeps what was written so far")
     assert termios.tcgetattr(terminal.other) == terminal.before  # echo is back
     decided = base / "label" / "preferences.jsonl"
     assert len(lines(decided)) == 4
@@ -284,7 +285,7 @@ def test_a_person_at_a_terminal(base, terminal):
     assert (base / "reward" / "reward_model" / "reward_model.json").is_file()
 
 
-def test_without_a_terminal_it_says_so_and_leaves_nothing(base, capsys, monkeypatch):
+def test_without_a_terminal_it_is_an_error_that_leaves_nothing(base, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     assert main(["label", "--model", str(base / "base"), "--output", str(base / "label")]) == 2
     assert "needs a terminal" in capsys.readouterr().err

@@ -1,12 +1,16 @@
-"""A live bar on a terminal, plain lines elsewhere, and nothing read as markup."""
+"""A live bar on a terminal, plain lines elsewhere; numbers in tables, and the next command."""
 
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from rlhf_pg import progress
-from rlhf_pg.progress import Progress
+from rlhf_pg.progress import Progress, command, number
 
 
 @pytest.fixture
@@ -67,3 +71,84 @@ def test_an_error_inside_is_passed_on_and_the_bar_is_stopped(screen):
         with Progress(3, "ppo") as bar:
             raise RuntimeError
     assert bar.bar.finished or not bar.bar.live.is_started
+
+
+# Numbers
+
+
+@pytest.mark.parametrize(
+    ("x", "digits", "text"),
+    [
+        (None, 3, "–"),
+        (0, 3, "0"),
+        (0.0, 3, "0"),
+        (-0.0, 3, "0"),
+        (1, 3, "1"),
+        (0.5, 3, "0.5"),
+        (1.23456, 3, "1.23"),
+        (-1.23456, 3, "−1.23"),
+        (1.23456, 2, "1.2"),
+        (-0.12, 3, "−0.12"),
+        (0.001, 3, "0.001"),
+        (0.00012345, 3, "1.2e−04"),
+        (-0.00012345, 2, "−1e−04"),
+        (123.4, 3, "123"),
+        (999.4, 3, "999"),
+        (999.6, 3, "1,000"),  # no exponent where the rounding adds a digit
+        (12345.6, 3, "12,346"),
+        (-12345.6, 3, "−12,346"),
+        (99.7, 2, "100"),
+        (1e-300, 3, "1.0e−300"),
+    ],
+)
+def test_a_number_has_its_digits_a_proper_minus_and_no_minus_zero(x, digits, text):
+    assert number(x, digits) == text
+
+
+# The next command
+
+
+@pytest.fixture
+def started_as(tmp_path, monkeypatch):
+    """Pretends that this process was started by a script, with or without it on the PATH."""
+
+    def started_as(script, on_path=False):
+        script = tmp_path / script
+        script.parent.mkdir(parents=True, exist_ok=True)
+        script.write_text("#!/bin/sh\n")
+        script.chmod(0o755)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [str(script)])
+        monkeypatch.setenv("PATH", str(script.parent) if on_path else str(tmp_path / "empty"))
+        return script
+
+    return started_as
+
+
+def test_a_script_on_the_path_is_named_alone(started_as):
+    started_as("bin/rlhf-pg", on_path=True)
+    assert command("sample", Path("runs/ppo")) == "rlhf-pg sample runs/ppo"
+
+
+def test_a_script_that_is_not_on_the_path_is_named_by_its_path(started_as, tmp_path, monkeypatch):
+    script = started_as(".venv/bin/rlhf-pg")
+    assert command("inspect", "runs/ppo") == ".venv/bin/rlhf-pg inspect runs/ppo"
+    elsewhere = tmp_path / "else where"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert command("inspect", "a") == f"{script} inspect a"
+
+
+def test_another_program_that_calls_the_package_names_the_script(started_as):
+    started_as("bin/pytest")
+    assert command("sample", "runs/ppo") == "rlhf-pg sample runs/ppo"
+
+
+def test_words_are_quoted_for_the_shell(started_as):
+    started_as("my env/bin/rlhf-pg")
+    words = ["reward", "--data", "it's mine/a b.jsonl"]
+    text = command(*words)
+    script = 'for word in "$@"; do printf \'%s|\' "$word"; done'
+    shell = ["/bin/sh", "-c", f"show() {{ {script}; }}; show {text}"]
+    shown = subprocess.run(shell, capture_output=True, text=True, env=dict(os.environ))
+    assert shown.stdout == "|".join(["my env/bin/rlhf-pg", *words, ""])

@@ -1,13 +1,14 @@
-"""A run folder: what it is called, what it holds, and that nothing in it is half-written."""
+"""A run folder: its name, what is written to it, and that no other run can write there."""
 
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import yaml
 
-from rlhf_pg.runs import METRICS, Run, read_jsonl, saved_whole
+from rlhf_pg.runs import METRICS, Run, discarded_if_empty, options_of, read_jsonl
 
 
 @dataclass
@@ -31,8 +32,7 @@ def _here(tmp_path, monkeypatch):
 def test_a_run_takes_the_first_free_name():
     paths = [Run.create(None, "ppo", Config()).path for _ in range(3)]
     assert paths == [Path("runs/ppo"), Path("runs/ppo-2"), Path("runs/ppo-3")]
-    Path("runs/ppo-2/config.yaml").unlink()
-    Path("runs/ppo-2").rmdir()
+    shutil.rmtree("runs/ppo-2")
     assert Run.create(None, "ppo", Config()).path == Path("runs/ppo-2")
 
 
@@ -43,14 +43,84 @@ def test_the_output_is_taken_where_it_is_free_or_empty():
 
 
 def test_no_run_overwrites_another():
+    Run.create("mine", "ppo", Config()).log(1, {"score": 1.0})
+    Path("file").write_text("x")
+    Path("theirs").mkdir()
+    Path("theirs/thesis.txt").write_text("x")
+    for taken, message in (
+        ("mine", "already holds something; choose another"),
+        ("theirs", "already holds something; choose another"),
+        ("file", "is a file; choose another"),
+    ):
+        with pytest.raises(ValueError, match=f"{taken} {message} --output"):
+            Run.create(taken, "ppo", Config())
+    assert len(read_jsonl(Path("mine/metrics.jsonl"))) == 1
+    assert Path("file").read_text() == "x"
+    assert [path.name for path in Path("theirs").iterdir()] == ["thesis.txt"]
+
+
+def test_a_folder_is_written_by_one_run_at_a_time():
+    run = Run.create("mine", "ppo", Config())
+    with pytest.raises(ValueError, match="another process is writing to mine; choose another"):
+        Run.create("mine", "ppo", Config())
+    with pytest.raises(ValueError, match="another process is writing to mine"):
+        Run.resume(run.path, run.state_dict())
+    state = run.state_dict()
+    del run  # and with it the lock
+    assert Run.resume(Path("mine"), state).path == Path("mine")
+
+
+def test_a_folder_that_a_killed_run_left_before_its_first_iteration_is_used_again():
+    Run.create("mine", "ppo", Config())
+    assert Run.create("mine", "ppo", Config(name="again")).path == Path("mine")
+    assert options_of("mine")["name"] == "again"
+
+
+def test_a_run_that_fails_before_it_logs_leaves_no_folder():
+    for logged in (False, True):
+        run = Run.create("mine", "ppo", Config())
+        with pytest.raises(KeyError):
+            with discarded_if_empty(run):
+                if logged:
+                    run.log(1, {"score": 1.0})
+                raise KeyError
+        assert Path("mine").exists() is logged
+
+
+def test_a_resumed_run_drops_the_lines_that_came_after_its_state():
     run = Run.create("mine", "ppo", Config())
     run.log(1, {"score": 1.0})
-    Path("file").write_text("x")
-    for taken in ("mine", "file"):
-        with pytest.raises(ValueError, match=f"{taken} already holds something; choose another"):
-            Run.create(taken, "ppo", Config())
-    assert len(read_jsonl(run.path / "metrics.jsonl")) == 1
-    assert Path("file").read_text() == "x"
+    state = run.state_dict()
+    run.log(2, {"score": 2.0})
+    run.samples([{"text": "later"}])
+    del run
+    again = Run.resume(Path("mine"), state)
+    again.log(2, {"score": 3.0})
+    lines = read_jsonl(Path("mine/metrics.jsonl"))
+    assert [line["score"] for line in lines] == [1.0, 3.0]
+    assert lines[1]["seconds"] >= lines[0]["seconds"]
+    assert not Path("mine/samples.jsonl").read_text()
+
+
+def test_a_run_keeps_the_model_it_started_from():
+    Path("base").mkdir()
+    Path("base/weights").write_text("initial")
+    run = Run.create("mine", "ppo", Config())
+    run.keep_model("initial", Path("base"))
+    shutil.rmtree("base")
+    assert Path("mine/initial/weights").read_text() == "initial"
+
+
+def test_a_folder_of_a_run_is_whole_and_needs_the_run():
+    run = Run.create("mine", "ppo", Config())
+    with run.saved("policy") as folder:
+        (folder / "weights").write_text("new")
+        assert not Path("mine/policy").exists()
+    assert Path("mine/policy/weights").read_text() == "new"
+    shutil.rmtree("mine")
+    with pytest.raises(FileNotFoundError, match="the run's folder mine was removed"):
+        with run.saved("policy"):
+            pass
 
 
 def test_a_file_called_runs_is_an_error_and_no_endless_search():
@@ -89,31 +159,11 @@ def test_every_metric_is_explained_in_a_few_words():
     assert all(len(words.split()) >= 2 and not words.endswith(".") for words in METRICS.values())
 
 
-def test_a_folder_appears_when_it_is_whole():
-    with saved_whole(Path("policy")) as folder:
-        (folder / "weights").write_text("new")
-        assert not Path("policy").exists()
-    assert Path("policy/weights").read_text() == "new"
-    assert [p.name for p in Path().iterdir()] == ["policy"]
-
-
-def test_an_error_leaves_nothing_behind_and_the_old_folder_as_it_was():
-    for old in (False, True):
-        if old:
-            Path("policy").mkdir()
-            Path("policy/weights").write_text("old")
-        with pytest.raises(KeyboardInterrupt):
-            with saved_whole(Path("policy")) as folder:
-                (folder / "weights").write_text("half")
-                raise KeyboardInterrupt
-        assert [p.name for p in Path().iterdir()] == (["policy"] if old else [])
-    assert Path("policy/weights").read_text() == "old"
-
-
-def test_a_whole_folder_replaces_the_old_one_entirely():
-    Path("policy").mkdir()
-    Path("policy/stale").write_text("old")
-    with saved_whole(Path("policy")) as folder:
-        (folder / "weights").write_text("new")
-    assert [p.name for p in Path("policy").iterdir()] == ["weights"]
-    assert Path("policy").stat().st_mode & 0o777 == 0o755
+def test_an_incomplete_last_line_is_left_out_and_any_other_is_an_error(capsys):
+    Path("a.jsonl").write_text('{"n": 1}\n\n{"n": 2}\n{"n": ')
+    assert read_jsonl(Path("a.jsonl")) == [{"n": 1}, {"n": 2}]
+    assert "incomplete last line" in capsys.readouterr().out
+    for broken in ('{"n": 1}\n{"n": \n{"n": 2}\n', '{"n": 1}\n3\n', '{"n": 1}\n{"n"\n'):
+        Path("a.jsonl").write_text(broken)
+        with pytest.raises(ValueError, match="a.jsonl, line 2: "):
+            read_jsonl(Path("a.jsonl"))

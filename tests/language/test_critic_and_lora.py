@@ -8,6 +8,7 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModel, AutoModelForCausalLM
 
+from reward_models.lora import merged, with_lora
 from reward_models.reward_model import RewardModel
 from rlhf_pg.cli import main
 from rlhf_pg.core.algorithms import algorithm
@@ -19,8 +20,6 @@ from rlhf_pg.language.policy import (
     critic_from,
     load_critic,
     make_policy_and_reference,
-    merged,
-    with_lora,
 )
 from rlhf_pg.language.rollout import exact_kl, language_rollout, reference_logprobs, unscored
 from rlhf_pg.language.sampling import encode

@@ -16,8 +16,6 @@ from rlhf_pg.language.finetune import (
     next_token_loss,
     read_corpus,
 )
-
-from rlhf_pg.language import models
 from rlhf_pg.runs import METRICS, read_jsonl
 from support.language import TEXTS, tiny_lm, write_rows
 

@@ -48,7 +48,7 @@ def trained_run(tmp_path_factory):
 
 @pytest.fixture
 def copied_run(trained_run, tmp_path):
-    """A run that the test may damage; it began from tmp_path/base."""
+    """A run that the test may damage; it started from tmp_path/base."""
 
     def copied_run(**changes):
         path = trained_run(**changes)
@@ -141,6 +141,8 @@ def test_options_of_another_version_are_named(copied_run):
 def test_a_run_whose_initial_model_is_gone_says_where_to_look(copied_run):
     path = copied_run()
     shutil.rmtree(path.parent / "base")
+    assert open_run(str(path)).reference  # the run keeps it
+    shutil.rmtree(path / "initial")  # runs of earlier versions do not
     run = open_run(str(path))
     assert run.sample("the film").texts  # the policy itself needs no reference
     with pytest.raises(ValueError, match="start from the folder it was trained in"):

@@ -5,9 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from rlhf_pg.language.answers import Task
-from rlhf_pg.language.settings import TrainConfig, preset
-from rlhf_pg.language.training import train
 
 from rlhf_pg.core.algorithms import LearnerConfig
 from rlhf_pg.core.losses import ppo_clip_loss

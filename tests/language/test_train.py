@@ -250,6 +250,4 @@ def test_a_reward_that_fails_leaves_no_policy(config_of, answer, message):
     config = config_of(samples_kept=0)
     with pytest.raises(ValueError, match=message):
         train(config, lambda **_: answer)
-    assert sorted(p.name for p in Path(config.output).iterdir()) == ["config.yaml"]
-    with pytest.raises(ValueError, match="no causal language model"):
-        models.load(config.output)
+    assert not Path(config.output).exists()
