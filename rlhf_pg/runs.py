@@ -230,14 +230,15 @@ class Run:
 
 @contextmanager
 def discarded_if_empty(run: Run | None) -> Iterator[None]:
-    """Remove the run's folder if the block fails before anything was logged.
+    """Remove the run's folder if the block fails before anything was logged or saved.
 
     What a failed command leaves behind would otherwise block the corrected one.
     """
     try:
         yield
     except BaseException:
-        if run is not None and not (run.path / "metrics.jsonl").exists():
+        begun = ("metrics.jsonl", "checkpoints")
+        if run is not None and not any((run.path / name).exists() for name in begun):
             shutil.rmtree(run.path, ignore_errors=True)
         raise
 

@@ -120,7 +120,7 @@ def test_a_signal_finishes_the_iteration_and_says_how_to_resume(number, tmp_path
     assert signal.getsignal(number) == before
     assert len((part / "metrics.jsonl").read_text().splitlines()) == 2
     assert [folder.name for folder in checkpoint.checkpoint_folders(part)] == ["000002"]
-    assert main(["sample", str(part), "--prompt", "the"]) == 0
+    assert main(["sample", str(part), "--prompt", "the", "--max_new_tokens", "6"]) == 0
     assert "unfinished" in capsys.readouterr().out
 
 
