@@ -10,9 +10,8 @@ from rich.console import Console
 
 from rlhf_pg import demo
 from rlhf_pg.cli import main
-from rlhf_pg.demo_page import write_page
 from rlhf_pg.language import data, models
-from rlhf_pg.language.config import DemoConfig, demo_preset
+from rlhf_pg.language.config import demo_preset
 from rlhf_pg.runs import read_jsonl
 
 
@@ -92,18 +91,6 @@ def shown():
         for name, text in zip(demo.POLICIES, texts, strict=True)
     ]  # fmt: skip
     return {name: dict(metrics) for name in demo.POLICIES}, samples
-
-
-def test_a_script_in_a_completion_is_shown_and_never_run(shown, tmp_path):
-    table, samples = shown
-    lines = [{"iteration": i, "score": 0.1 * i, "gold": -0.1 * i} for i in (1, 2)]
-    curves = {"with KL": lines, "without KL": lines}
-    page = write_page(
-        tmp_path / "report.html", table, demo.ROWS, samples, curves, 0.7, DemoConfig()
-    ).read_text()
-    assert is_self_contained(page)
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
-    assert "a &lt;b&gt;film&lt;/b&gt; [i]" in page and "&amp;amp; \\[red]a\\" in page
 
 
 def test_brackets_in_a_completion_are_shown_on_the_terminal(shown, monkeypatch):

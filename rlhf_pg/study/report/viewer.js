@@ -211,7 +211,7 @@ const isGae = episodes.every((e, i) => e.baseline === "critic" && (e.tokens.adva
 const GAE = "GAE with this critic", column = (name) => (e, r, t) => e.tokens[name]?.[t];
 // Each channel: its value at (episode, recomputed numbers, t), and its meaning.
 const CHANNELS = {
-  advantage: isGae ? [(e, r, t) => r.advantage[t], "how much better it was than expected, by GAE with the slider values"]
+  advantage: isGae ? [(e, r, t) => r.advantage[t], "how much better it was than expected (GAE with the slider values)"]
     : [column("advantage"), "the advantage that the learner used"],
   ...(isGae ? {} : { [GAE]: [(e, r, t) => r.advantage[t], "with the slider values; not used by the learner"] }),
   "true advantage": [column("true_advantage"), "measured from many continuations before and after it, or exactly"],
