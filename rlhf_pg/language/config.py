@@ -17,6 +17,8 @@ COMPARING = ("leave-one-out", "group", "group-centred")  # baselines that need K
 Critic = Literal["shared", "detached", "separate", "none"]
 Device = Literal["auto", "cpu"]
 
+OF_ALGORITHM = LearnerConfig()  # stands for a learner that is not given
+
 
 @dataclass
 class TrainConfig:
@@ -41,8 +43,9 @@ class TrainConfig:
     """Number of rollouts, usually 50 to 1,000."""
     rows: int = 64
     """Completions per rollout, over all processes; usually 32 to 512."""
-    samples_per_prompt: int = 1
-    """Completions of each prompt, usually 2 to 8 for rloo and grpo."""
+    samples_per_prompt: int = None  # type: ignore[assignment]
+    """Completions of each prompt, usually 2 to 8 for rloo and grpo. Defaults to 4 for these, and to
+    1 for the other algorithms."""
     max_new_tokens: int = 48
     """Maximum length of a completion in tokens, EOS included."""
     temperature: float = 1.0
@@ -62,10 +65,10 @@ class TrainConfig:
     bootstrap_truncated: bool = False
     """Use V of the last state as the return still to come of a truncated completion. By default
     truncation is terminal, which is exact for this length limit."""
-    critic: Critic = "shared"
+    critic: Critic = None  # type: ignore[assignment]
     """Model of the value function: a head on the policy's trunk ("shared"), on that trunk without
     passing gradients back ("detached"), a model of its own ("separate": twice the memory), or
-    none."""
+    none. Defaults to "shared" if the algorithm needs a critic, else to none."""
     critic_from: str | None = None
     """Initialise a separate critic from this reward model (a folder or run), instead of a copy of
     the policy with a zero head."""
@@ -92,22 +95,24 @@ class TrainConfig:
     """Random seed of sampling, prompt order and minibatches."""
     output: str | None = None
     """Run folder. Defaults to runs/ALGORITHM, or the next free number."""
-    learner: LearnerConfig = field(default_factory=lambda: LearnerConfig())
+    learner: LearnerConfig = field(default_factory=lambda: OF_ALGORITHM)
     """How a rollout becomes gradient steps. The algorithm sets these; each can be changed."""
+
+    def __post_init__(self) -> None:
+        """Set what is not given to the algorithm's; raises ValueError for an unknown algorithm."""
+        if self.learner is OF_ALGORITHM:
+            self.learner = algorithm(self.algorithm, lr=5e-4, gamma=1.0)
+            if self.algorithm == "ppo":
+                self.learner.epochs = 2
+        if self.samples_per_prompt is None:
+            self.samples_per_prompt = 4 if self.learner.baseline in COMPARING else 1
+        if self.critic is None:
+            self.critic = "shared" if self.learner.baseline == "critic" else "none"
 
 
 def preset(algorithm_name: str) -> TrainConfig:
     """Settings of a named algorithm for text; raises ValueError for an unknown name."""
-    learner = algorithm(algorithm_name, lr=5e-4, gamma=1.0)
-    if algorithm_name == "ppo":
-        learner.epochs = 2
-    compares = learner.baseline in COMPARING
-    return TrainConfig(
-        algorithm=algorithm_name,
-        samples_per_prompt=4 if compares else 1,
-        critic="shared" if learner.baseline == "critic" else "none",
-        learner=learner,
-    )
+    return TrainConfig(algorithm=algorithm_name)
 
 
 def check(config: TrainConfig) -> None:

@@ -107,7 +107,7 @@ def test_without_a_pad_token_texts_are_scored_one_by_one(tmp_path):
 def test_what_is_no_classifier_is_named(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(
-        RewardError, match="empty is a folder but no reward model or sequence classifier: "
+        RewardError, match="empty is a folder but no reward model or sequence"
     ):
         Classifier(str(tmp_path / "empty"), "positive")
     with pytest.raises(RewardError, match="no such folder"):
