@@ -6,6 +6,14 @@ RLOO. The scored text is prompt + completion. The column `finished` (list of boo
 completions ended with EOS; the others were cut at the length limit.
 """
 
+import os
+
+# Nothing is sent but what reading a hub name that the user gave needs: no telemetry in its
+# requests, and no count of local files read, which `datasets` else reports. Set before any import
+# of these libraries, unless the user has set them.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
+
 __all__ = ["RewardError"]
 
 

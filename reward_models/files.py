@@ -50,8 +50,11 @@ def saved_whole(folder: str | Path) -> Iterator[Path]:
 
 
 def saved_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 text file atomically; an older file is replaced, missing folders are made."""
-    path = Path(path).resolve()
+    """Write a UTF-8 text file atomically; an older file is replaced, missing folders are made.
+
+    A symbolic link is replaced too: one in a folder from somebody else may name any file.
+    """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -20,8 +20,9 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from reward_models import RewardError
 from reward_models.calling import Reward, check_scores, reward_name, suggest
@@ -57,20 +58,82 @@ def load_reward(
         return spec
     options = {"label": label, "device": device, "batch_size": batch_size}
     options = {key: value for key, value in options.items() if value is not None}
-    if isinstance(spec, Mapping):
-        terms: list[tuple[str | None, Spec]] = list(spec.items())
-    elif isinstance(spec, str):
-        terms = [(None, term) for term in _split(spec, r"\s\+\s")]
-    else:
-        terms = [(None, term) for term in ([spec] if callable(spec) else spec)]
     members: dict[str, Reward] = {}
     weights: dict[str, float] = {}
-    for given, term in terms:
+    for given, term in _terms(spec):
         weight, rest = _weight(term)
         name, reward = _load(rest, options)
         name = _unused(given or name, members)
         members[name], weights[name] = reward, weight
     return WeightedSum(members, weights)
+
+
+class Reference(NamedTuple):
+    """Something outside this package that a specification names."""
+
+    kind: Literal["code", "path", "hub name"]
+    name: str
+
+
+def reference_to(name: str) -> Reference:
+    """Return whether a name of a model or of data is a path here, or else a hub name."""
+    is_path = name.startswith(("runs/", ".", "/", "~")) or Path(name).expanduser().exists()
+    return Reference("path" if is_path else "hub name", name)
+
+
+def references(spec: Spec | Sequence[Spec] | Mapping[str, Spec]) -> list[Reference]:
+    """Return the code, paths and hub names that `load_reward` would open; nothing is loaded.
+
+    Rules and callables refer to nothing. Raises RewardError for what cannot be parsed.
+    """
+    return [found for _, term in _terms(spec) for found in _references(_weight(term)[1])]
+
+
+def _references(term: Spec) -> list[Reference]:
+    if not isinstance(term, str):
+        return []
+    parsed = _parse(term)
+    if parsed.kind == "wrapper":
+        return [found for member in _members(parsed)[0] for found in _references(member)]
+    if parsed.kind == "rule":
+        return []
+    if parsed.kind == "code":
+        return [Reference("code", parsed.head)]
+    name = parsed.head
+    if "#" in name and not reward_model_folder(name):
+        name = name.rpartition("#")[0]
+    return [reference_to(name)]
+
+
+def code_file(name: str) -> str:
+    """Return the file of `file.py:function` or `module:function`, found without importing it.
+
+    A module that is not found is returned as it is spelt.
+    """
+    source = name.rpartition(":")[0]
+    if source.endswith(".py"):
+        return str(Path(source).expanduser().absolute())
+    top, *inner = source.split(".")
+    found = PathFinder.find_spec(top, [*sys.path, str(Path.cwd())])
+    files = [Path(found.origin)] if found and found.origin and not inner else []
+    for folder in (found and found.submodule_search_locations) or ():
+        files += [Path(folder, *inner, "__init__.py"), Path(folder, *inner).with_suffix(".py")]
+    return next((str(file.absolute()) for file in files if file.is_file()), source)
+
+
+def _terms(
+    spec: Spec | Sequence[Spec] | Mapping[str, Spec],
+) -> list[tuple[str | None, Spec]]:
+    """The terms of a sum, each with the name it was given, if any."""
+    if isinstance(spec, Mapping):
+        return list(spec.items())
+    if isinstance(spec, str):
+        return [(None, term) for term in _split(spec, r"\s\+\s")]
+    if callable(spec):
+        return [(None, spec)]
+    if not isinstance(spec, Sequence):
+        raise RewardError(f"a reward must be text or a callable, not {type(spec).__name__}")
+    return [(None, term) for term in spec]
 
 
 def _weight(term: Spec) -> tuple[float, Spec]:
@@ -84,43 +147,70 @@ def _load(term: Spec, options: dict[str, Any]) -> tuple[str, Reward]:
         if not callable(term):
             raise RewardError(f"a reward must be text or a callable, not {type(term).__name__}")
         return reward_name(term), term
+    parsed = _parse(term)
+    if parsed.kind == "wrapper":
+        return parsed.head, _wrap(parsed, options)
+    if parsed.kind == "rule":
+        return parsed.head, make_rule(parsed.head, parsed.parameters)
+    if parsed.kind == "code":
+        if parsed.parameters:
+            raise RewardError(f"{term!r}: a user-defined function takes no parameters here")
+        return parsed.head.rpartition(":")[2], load_function(parsed.head)
+    return _load_model(parsed.head, parsed.parameters, options)
+
+
+class _Term(NamedTuple):
+    """One term without a weight, parsed and not loaded."""
+
+    kind: Literal["wrapper", "rule", "code", "model"]
+    head: str
+    parameters: dict[str, str] = {}
+    inside: str = ""  # of a wrapper's brackets
+
+
+def _parse(term: str) -> _Term:
     term = term.strip()
     if not term:
         raise RewardError("an empty reward; " + _choices())
     wrapper = re.match(r"^(\w+)\((.*)\)$", term, re.DOTALL)
     if wrapper and wrapper[1] in WRAPPERS:
-        return wrapper[1], _wrap(wrapper[1], wrapper[2], options)
+        return _Term("wrapper", wrapper[1], inside=wrapper[2])
     match = None if Path(term).exists() else PARAMETERS.match(term)
     head, parameters = (match["head"], _parameters(match)) if match else (term, {})
     if head in RULES:
-        return head, make_rule(head, parameters)
-    if not Path(head).is_dir() and ":" in head:
-        if parameters:
-            raise RewardError(f"{term!r}: a user-defined function takes no parameters here")
-        if not head.rpartition(":")[0].endswith(".py") and not MODULE.fullmatch(head):
-            raise RewardError(f"unknown reward {head!r}.{suggest(head, RULES)} {_choices()}")
-        return head.rpartition(":")[2], load_function(head)
-    return _load_model(head, parameters, options)
+        return _Term("rule", head, parameters)
+    if Path(head).is_dir() or ":" not in head:
+        return _Term("model", head, parameters)
+    if not head.rpartition(":")[0].endswith(".py") and not MODULE.fullmatch(head):
+        raise RewardError(f"unknown reward {head!r}.{suggest(head, RULES)} {_choices()}")
+    return _Term("code", head, parameters)
 
 
-def _wrap(wrapper: str, inside: str, options: dict[str, Any]) -> Composed:
-    *terms, last = _split(inside, r",\s*(?![a-z_]+=)")
-    terms = terms if wrapper == "clip" else [*terms, last]
+def _members(wrapper: _Term) -> tuple[list[str], list[float]]:
+    """The rewards inside a wrapper, and the bounds of clip."""
+    *terms, last = _split(wrapper.inside, r",\s*(?![a-z_]+=)")
+    if wrapper.head != "clip":
+        terms = [*terms, last]
     bounds: list[float] = []
-    if wrapper == "clip":
+    if wrapper.head == "clip":
         try:
             bounds = [float(terms.pop()), float(last)]
         except (ValueError, IndexError):
-            raise RewardError(f"clip({inside}): write clip(REWARD, LOW, HIGH)") from None
-    if wrapper in ("clip", "normalise") and len(terms) != 1:
-        raise RewardError(f"{wrapper}({inside}): it takes one reward")
+            raise RewardError(f"clip({wrapper.inside}): write clip(REWARD, LOW, HIGH)") from None
+    if wrapper.head in ("clip", "normalise") and len(terms) != 1:
+        raise RewardError(f"{wrapper.head}({wrapper.inside}): it takes one reward")
+    return terms, bounds
+
+
+def _wrap(wrapper: _Term, options: dict[str, Any]) -> Composed:
+    terms, bounds = _members(wrapper)
     members: dict[str, Reward] = {}
     for term in terms:
         name, reward = _load(term, options)
         members[_unused(name, members)] = reward
-    if wrapper == "clip":
+    if wrapper.head == "clip":
         return Clip(members, *bounds)
-    return Normalise(members) if wrapper == "normalise" else Ensemble(members, wrapper)
+    return Normalise(members) if wrapper.head == "normalise" else Ensemble(members, wrapper.head)
 
 
 def _load_model(
@@ -183,11 +273,12 @@ def _import_file(source: str, spec: str) -> Any:
 
 
 def _import_module(source: str) -> Any:
-    sys.path.append(".")  # a console script's path lacks the current folder
+    here = str(Path.cwd())  # a console script's path lacks the current folder
+    sys.path.append(here)
     try:
         return _run(lambda: importlib.import_module(source), source)
     finally:
-        sys.path.remove(".")
+        sys.path.remove(here)
 
 
 def _run(load: Callable[[], Any], source: str) -> Any:

@@ -5,6 +5,7 @@ to import.
 """
 
 import contextlib
+import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,6 +50,8 @@ def open_pretrained(
     folder = Path(name).expanduser()
     local = folder.is_dir() or _is_cached(str(name), wanted)
     is_model = auto_class.__name__.startswith("AutoModel")
+    if is_model and folder.is_dir():
+        _check_alone(folder)
     if is_model:
         # Weights of wrong shapes are reported by check_weights, which names the first of them.
         options |= {"use_safetensors": True, "ignore_mismatched_sizes": True}
@@ -60,6 +63,11 @@ def open_pretrained(
                 source, local_files_only=local, trust_remote_code=False, **options
             )
     except Exception as error:  # tokenizers and safetensors raise types of their own
+        if "trust_remote_code" in str(error) or "custom code" in str(error):
+            raise RewardError(
+                f"{name} needs code of its own (auto_map in its JSON files), and such code is "
+                "never run: use a model whose architecture transformers itself has"
+            ) from error
         raise RewardError(_why_not(str(name), wanted, str(error).strip() or repr(error))) from error
     if not is_model:
         if (
@@ -72,6 +80,31 @@ def open_pretrained(
     model, info = opened
     check_weights(info, name, new_head)
     return model
+
+
+def _check_alone(folder: Path) -> None:
+    """Raise RewardError if a model's folder needs another model, or code from the hub."""
+    if (folder / "adapter_config.json").exists():
+        raise RewardError(
+            f"{folder} holds a LoRA adapter, which names another model as its base: merge it into "
+            "that model first (peft: merge_and_unload, then save_pretrained)"
+        )
+
+    def refuse(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        for key, value in pairs:
+            if key.endswith("_implementation") and "/" in str(value):
+                raise RewardError(
+                    f"{folder}: its config.json names code on the hub ({key}: {value}), and such "
+                    "code is never run: remove that line"
+                )
+        return dict(pairs)
+
+    try:
+        json.loads((folder / "config.json").read_bytes(), object_pairs_hook=refuse)
+    except RewardError:
+        raise
+    except (OSError, ValueError):
+        pass  # from_pretrained reports these
 
 
 def open_classifier(name: str | Path, new_head: bool = False, **options: Any) -> Any:

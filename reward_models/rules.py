@@ -16,7 +16,8 @@ from reward_models import RewardError
 from reward_models.calling import Reward, suggest
 
 Words = tuple[str, ...]
-FILM_NOTES_GOLD = "film-notes-gold"  # the name of the film-notes task's gold score
+FILM_NOTES = "film-notes"  # the name of the shipped data set
+FILM_NOTES_GOLD = "film-notes-gold"  # the name of its gold score
 
 POSITIVE = frozenset(
     """

@@ -14,6 +14,8 @@ estimate_advantages   a Rollout to advantages and value targets, each (B, T)
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import reward_models  # noqa: F401 (turns off telemetry before other libraries are imported)
+
 if TYPE_CHECKING:
     from reward_models.loading import load_reward
     from rlhf_pg.core.advantages import estimate_advantages
@@ -59,12 +61,13 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def load(name: Any) -> Any:
+def load(name: Any, trust: bool = False) -> Any:
     """Open a run's folder, a model's folder or a hub name.
 
     Returns a `language.loaded.LoadedRun` with `sample`, `logprobs` and `advantages`; for a run of
-    `rlhf-pg control`, a `control.collect.Agent` with `act(observation)`. Raises ValueError if there
-    is no model.
+    `rlhf-pg control`, a `control.collect.Agent` with `act(observation)`. `trust` lets a run that
+    somebody else made load the reward, data and models that its config.yaml names. Raises
+    ValueError if there is no model.
     """
     from pathlib import Path
 
@@ -72,7 +75,7 @@ def load(name: Any) -> Any:
     if (Path(name) / "policy" / "policy.safetensors").is_file():
         from rlhf_pg.control.collect import Agent
 
-        return Agent(name)
+        return Agent(name, trust=trust)
     from rlhf_pg.language.loaded import open_model
 
-    return open_model(name)
+    return open_model(name, trust)

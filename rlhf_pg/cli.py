@@ -199,8 +199,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         if debug:
             raise
+        from rlhf_pg.progress import plain
+
         line = " ".join(str(error).split()) or type(error).__name__
-        print(f"rlhf-pg: {line}", file=sys.stderr)
+        print(f"rlhf-pg: {plain(line)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
         if debug:

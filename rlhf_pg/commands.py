@@ -21,7 +21,7 @@ from rlhf_pg.language import data, models
 from rlhf_pg.language.config import FILM_NOTES, RewardConfig, SampleConfig, check_at_least
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.sampling import sample as sample_completions
-from rlhf_pg.progress import Progress, command, console
+from rlhf_pg.progress import Progress, command, console, plain
 from rlhf_pg.runs import Run, discarded_if_empty, options_of
 
 
@@ -153,11 +153,10 @@ def sample(config: SampleConfig) -> None:
         columns |= {"prompts": columns.pop("prompt"), "completions": completions.texts}
         scores = load_reward(spec)(**(columns | {"finished": finished}))
     for i, text in enumerate(completions.texts):
-        # Text objects, since text from a model is data: brackets in it are no markup.
         line = Text()
         if scores is not None:
             line.append("  n/a " if scores[i] is None else f"{scores[i]:+.2f} ", "cyan")
-        line.append(prompts[i], "dim").append(text)
+        line.append(plain(prompts[i]), "dim").append(plain(text))  # a completion is a line
         console.print(line if finished[i] else line.append(" … cut", "yellow"), soft_wrap=True)
 
 

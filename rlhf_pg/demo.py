@@ -52,22 +52,23 @@ def demo(config: DemoConfig) -> Path:
     run = Run.create(config.output, "demo", config)
     gold = load_reward(FILM_NOTES_GOLD)
 
-    console.rule("[bold]1 · a language model is trained on film notes")
+    console.rule(Text("1 · a language model is trained on film notes", "bold"))
     base = finetune(_base_config(config, run.path)).path
 
-    console.rule("[bold]2 · pairs of its samples are compared by the gold scorer")
+    console.rule(Text("2 · pairs of its samples are compared by the gold scorer", "bold"))
     pairs = make_preferences(base, gold, config)
     _write(run.path / "preferences.jsonl", pairs)
 
-    console.rule("[bold]3 · a reward model is trained on the choices")
+    console.rule(Text("3 · a reward model is trained on the choices", "bold"))
     reward, accuracy = _reward_model(base / "policy", pairs, run.path / "reward", config.seed)
     console.print(f"held-out accuracy {accuracy:.3f}")
 
-    console.rule("[bold]4 · PPO maximises the reward model, with and without the KL penalty")
+    title = "4 · PPO maximises the reward model, with and without the KL penalty"
+    console.rule(Text(title, "bold"))
     for name, coefficient in (("with-kl", config.kl_coef), ("without-kl", 0.0)):
         train(_ppo_config(config, base, run.path / name, coefficient))
 
-    console.rule("[bold]5 · results")
+    console.rule(Text("5 · results", "bold"))
     table, samples = compare(run.path, base, reward, gold, config)
     _show(table, samples)
     curves = {
@@ -76,7 +77,8 @@ def demo(config: DemoConfig) -> Path:
     }
     (run.path / "result.json").write_text(json.dumps({"accuracy": accuracy, "table": table}))
     page = write_page(run.path / "report.html", table, ROWS, samples, curves, accuracy, config)
-    console.print(f"\n{time.monotonic() - began:.0f} s in all. Open [bold]{page}[/] in a browser.")
+    seconds = f"\n{time.monotonic() - began:.0f} s in all."
+    console.print(Text(f"{seconds} Open ").append(str(page), "bold").append(" in a browser."))
     inspect = command("inspect", run.path / "with-kl")
     console.print(f"Every token's advantage: {inspect}", markup=False)
     return page

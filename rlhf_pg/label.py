@@ -203,7 +203,6 @@ def _show(pair: Pair | None, number: int, total: int, kept: Judgements, note: st
     console.print(Text(pair.prompt, "bold"))
     table = Table("left", "right", expand=True, show_lines=True)
     sides = ((pair.left, pair.left_finished), (pair.right, pair.right_finished))
-    # Text objects, for text from models is data: brackets in it are no markup.
     table.add_row(*(Text(text.strip() + ("" if end else " … cut")) for text, end in sides))
     console.print(table)
     console.print(Text(HELP, "dim"))

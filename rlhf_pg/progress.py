@@ -4,14 +4,17 @@ The progress bar is live on a terminal; elsewhere (a log file) it is a plain lin
 """
 
 import os
+import re
 import shlex
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,8 +24,43 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
+from rich.segment import Segment
 
-console = Console(highlight=False, soft_wrap=True)
+# Control characters (C0, DEL and C1, so every escape sequence), characters that turn the reading
+# direction, line and paragraph separators, halves of surrogate pairs, and invisible tags.
+CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]"
+)
+
+
+def plain(text: str) -> str:
+    """Text on one line that cannot move the cursor, write to the clipboard, colour the terminal or
+    turn the reading direction: a new line becomes ⏎, a tab a blank, all others a sign each."""
+    text = text.replace("\r\n", "\n").replace("\n", "⏎").replace("\t", " ")
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+class PlainConsole(Console):
+    """A console that prints text from models, data and files as it is: neither markup, emoji codes
+    nor control characters in it have any effect. New lines stay; `plain` removes these too."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"highlight": False, "markup": False, "emoji": False, **options})
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """The segments of a renderable; only those that rich itself makes hold control codes."""
+        for segment in super().render(renderable, options):
+            if segment.control or not CONTROL.search(segment.text):
+                yield segment
+            else:
+                lines = "\n".join(plain(line) for line in segment.text.split("\n"))
+                yield Segment(lines, segment.style)
+
+
+console = PlainConsole(soft_wrap=True)
 
 
 def number(x: float | None, digits: int = 3) -> str:
@@ -66,16 +104,16 @@ class Progress:
         self.last = time.monotonic()
         if shown and console.is_terminal:
             self.bar = RichProgress(
-                TextColumn("[bold]{task.description}"),
+                TextColumn("{task.description}", style="bold", markup=False),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn() if total < 100_000 else TaskProgressColumn(),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
-                TextColumn("[cyan]{task.fields[numbers]}"),
+                TextColumn("{task.fields[numbers]}", style="cyan", markup=False),
                 console=console,
             )
-            self.task = self.bar.add_task(title, total=total, numbers="")
+            self.task = self.bar.add_task(plain(title), total=total, numbers="")
 
     def __enter__(self) -> "Progress":
         if self.bar:
@@ -93,14 +131,16 @@ class Progress:
 
     def update(self, done: int, **numbers: float) -> None:
         """So many of `total` are done; `numbers` are shown beside the bar."""
-        text = "  ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in numbers.items())
+        shown = (f"{plain(name).replace('_', ' ')} {value:.3g}" for name, value in numbers.items())
+        text = "  ".join(shown)
         if self.bar:
             self.bar.update(self.task, completed=done, numbers=text)
             return
         now = time.monotonic()
         if self.shown and (done >= self.total or now - self.last >= self.every):
             self.last = now
-            console.print(f"{self.title}  {done}/{self.total}  {text}".rstrip(), markup=False)
+            line = f"{plain(self.title)}  {done}/{self.total}  {text}"
+            console.print(line.rstrip(), markup=False)
 
     def say(self, text: str) -> None:
         """A line above the bar."""

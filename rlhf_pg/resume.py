@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_pg.progress import console
-from rlhf_pg.runs import read_jsonl
+from rlhf_pg.runs import options_of, read_jsonl
+from rlhf_pg.trust import check
 
 # command of a run -> module with `resume(run, until=None)`, which continues it
 MODULES = {
@@ -29,6 +30,9 @@ class ResumeConfig:
 
     run: str = "runs/ppo"
     """Folder of the run."""
+    trust: bool = False
+    """Load the code, hub names and outside paths that the config.yaml of somebody else's run
+    names."""
 
 
 @dataclass
@@ -37,14 +41,27 @@ class VerifyConfig:
 
     run: str = "runs/ppo"
     """Folder of a run with two checkpoints, or one and a finished policy."""
+    trust: bool = False
+    """Load the code, hub names and outside paths that the config.yaml of somebody else's run
+    names."""
 
 
 def resume(config: ResumeConfig) -> Any:
-    """Continue a run. Raises ValueError if it has no usable checkpoint."""
+    """Continue a run. Raises ValueError if it has no usable checkpoint, or is of unknown origin
+    and names something to load."""
     from rlhf_pg.checkpoint import newest  # imports torch, which help does not need
 
     run = Path(config.run)
+    _check_origin(run, config.trust)
     return _resumer(newest(run, quiet=True))(run)
+
+
+def _check_origin(run: Path, trust: bool) -> None:
+    options = options_of(run)
+    for option, kept in (("model", "initial"), ("reference", "reference")):
+        if (run / kept).is_dir():
+            options[option] = str(run / kept)
+    check(run, options, trust)
 
 
 def _resumer(state: dict[str, Any]) -> Callable[..., Any]:
@@ -61,6 +78,7 @@ def verify(config: VerifyConfig) -> bool:
     from rlhf_pg.checkpoint import Stopped, checkpoint_folders
 
     run = Path(config.run)
+    _check_origin(run, config.trust)
     folders = checkpoint_folders(run)
     if len(folders) < 2:
         raise ValueError(f"verify needs two checkpoints; {run} has {len(folders)}")

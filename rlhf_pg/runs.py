@@ -2,6 +2,7 @@
 
 runs/NAME/
   config.yaml     every option, resolved; `--config` on it repeats the run
+  config.signature  marks config.yaml as written by you on this computer (see rlhf_pg.trust)
   metrics.jsonl   one line per iteration, keys as in METRICS
   samples.jsonl   completions over time, append-only
   tokens.jsonl    completions of fixed prompts over time, token by token, keys as in EPISODE
@@ -32,6 +33,7 @@ from typing import Any
 import yaml
 
 from reward_models.files import saved_whole
+from rlhf_pg import trust
 from rlhf_pg.progress import console
 
 METRICS: dict[str, str] = {
@@ -158,6 +160,7 @@ class Run:
         values = asdict(config) if is_dataclass(config) else dict(config)  # type: ignore[arg-type]
         values.pop("output", None)  # repeating a run makes a new folder
         (path / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+        trust.sign(path)
         return run
 
     @classmethod
@@ -269,7 +272,8 @@ def _lock(path: Path) -> int | None:
 def _check_free(path: Path) -> None:
     """Raise ValueError unless a folder is empty or left by a run that logged nothing."""
     left = {entry.name for entry in path.iterdir()} - {LOCK}
-    begun = left <= {"config.yaml", "initial", "reference"} and "config.yaml" in left
+    kept = {"config.yaml", trust.SIGNATURE, "initial", "reference"}
+    begun = left <= kept and "config.yaml" in left
     if left and not begun:
         raise ValueError(f"{path} already holds something; choose another --output")
 

@@ -21,6 +21,12 @@ def _own_cache(tmp_path_factory):
     os.environ["HF_DATASETS_CACHE"] = str(tmp_path_factory.mktemp("datasets"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_state_folder(tmp_path_factory):
+    """Runs are signed with a secret of the tests' own, also in the commands that they start."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 class NoNetwork:
     """A hub client that reaches nothing; counts its calls."""
 

@@ -258,12 +258,14 @@ class Collector:
         return encode(self.environments.single_observation_space, observations)
 
 
-def open_run(run: Path, count: int, seed: int = 0) -> tuple[ControlConfig, Collector]:
+def open_run(
+    run: Path, count: int, seed: int = 0, trust: bool = False
+) -> tuple[ControlConfig, Collector]:
     """A finished run's options, and its policy in `count` new environments.
 
-    Raises ValueError if the folder holds no control run.
+    Raises ValueError as `read_config` does.
     """
-    config = read_config(run)
+    config = read_config(run, trust)
     environments = make_environments(config.env, count, config.env_options)
     spaces = environments.single_observation_space, environments.single_action_space
     policy = load_policy(Path(run) / "policy", *spaces)
@@ -273,10 +275,12 @@ def open_run(run: Path, count: int, seed: int = 0) -> tuple[ControlConfig, Colle
 class Agent:
     """The trained policy of a control run, to act in an environment of one's own."""
 
-    def __init__(self, run: str | Path, seed: int = 0, greedy: bool | None = None) -> None:
+    def __init__(
+        self, run: str | Path, seed: int = 0, greedy: bool | None = None, trust: bool = False
+    ) -> None:
         """`greedy` takes the most likely action; by default as the run evaluates. Raises ValueError
-        if the folder holds no control run."""
-        self.config, collector = open_run(Path(run), 1, seed)
+        as `read_config` does."""
+        self.config, collector = open_run(Path(run), 1, seed, trust)
         collector.environments.close()
         self.policy, self.rng = collector.policy, np.random.default_rng(seed)
         self.space = collector.environments.single_observation_space

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from rlhf_pg.core.algorithms import LearnerConfig, algorithm
 from rlhf_pg.runs import options_of
+from rlhf_pg.trust import check
 
 
 @dataclass
@@ -161,6 +162,9 @@ class WatchConfig:
     """Frames at most, usually 200 to 2,000; all of them are held in memory."""
     output: str | None = None
     """A .gif file; null: watch.gif in the run's folder."""
+    trust: bool = False
+    """Load the code, hub names and outside paths that the config.yaml of somebody else's run
+    names."""
 
 
 # Settings of an algorithm on any environment, and on one environment. A name belongs to the part
@@ -228,12 +232,14 @@ def tuned(config: ControlConfig, **values: Any) -> ControlConfig:
     return replace(config, **values)
 
 
-def read_config(run: Path) -> ControlConfig:
+def read_config(run: Path, trust: bool = False) -> ControlConfig:
     """The configuration of a run, from its config.yaml.
 
-    Raises ValueError if the folder holds no control run, or one with unknown options.
+    Raises ValueError if the folder holds no control run, one with unknown options or, without
+    `trust`, one of unknown origin whose environment is code of its own (see rlhf_pg.trust).
     """
     options = dict(options_of(run))
+    check(run, {name: options.get(name) for name in ("env", "env_options")}, trust)
     learner, policy = options.pop("learner", {}), options.pop("policy", {})
     unknown: set[str] = set()
     for given, kind in (

@@ -27,12 +27,14 @@ ACTIONS: dict[str, Sequence[str]] = {  # names from the environments' documentat
 
 
 @torch.no_grad()
-def episodes(path: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:
+def episodes(
+    path: Path, count: int, seed: int = 0, trust: bool = False
+) -> list[dict[str, Any]]:
     """Play `count` whole episodes with a run's policy; one record each.
 
-    Raises ValueError if the folder holds no control run.
+    Raises ValueError as `read_config` does.
     """
-    config, collector = open_run(path, count, seed)
+    config, collector = open_run(path, count, seed, trust)
     rollout = collector.episodes()
     collector.environments.close()
     return [_record(config, collector.policy, rollout, row, seed) for row in range(count)]

@@ -19,7 +19,7 @@ def watch(config: WatchConfig) -> Path:
 
     Raises ValueError if the folder holds no control run, or a package for rendering is missing.
     """
-    run = read_config(Path(config.run))
+    run = read_config(Path(config.run), config.trust)
     try:
         from PIL import Image
     except ImportError as error:
@@ -32,6 +32,8 @@ def watch(config: WatchConfig) -> Path:
             "for the classic environments, pip install 'rlhf-pg[render]'"
         ) from error
     path = Path(config.output) if config.output else Path(config.run) / "watch.gif"
+    if path.is_symlink():  # through a link in somebody else's folder, another file would change
+        path.unlink()
     every = max(1, round(fps / MAX_RATE))
     images = [Image.fromarray(frame) for frame in frames[::every]]
     images[0].save(

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from reward_models.config import PreferenceConfig
+from reward_models.rules import FILM_NOTES
 from rlhf_pg.core.algorithms import ALGORITHMS, LearnerConfig, algorithm
 from rlhf_pg.runs import options_of
 
-FILM_NOTES = "film-notes"  # the name of the shipped data set
 COMPARING = ("leave-one-out", "group", "group-centred")  # baselines that need K > 1 samples
 
 Critic = Literal["shared", "detached", "separate", "none"]
@@ -295,6 +295,9 @@ class EvaluateConfig:
     """Random seed of sampling."""
     output: str | None = None
     """A .json file for the result. Defaults to evaluation.json in the run, if MODEL is one."""
+    trust: bool = False
+    """Load the code, hub names and outside paths that the config.yaml of somebody else's run
+    names."""
 
 
 @dataclass

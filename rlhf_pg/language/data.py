@@ -17,7 +17,7 @@ from reward_models.pretrained import context_length, hub_must_answer, hub_offlin
 from rlhf_pg.language import models
 from rlhf_pg.language.config import FILM_NOTES, DataShowConfig
 from rlhf_pg.language.sampling import encode
-from rlhf_pg.progress import console
+from rlhf_pg.progress import console, plain
 
 READERS = {"jsonl": "json", "json": "json", "csv": "csv", "parquet": "parquet", "txt": "text"}
 Kind = Literal["corpus", "prompts", "preferences"]
@@ -360,19 +360,19 @@ def show(config: DataShowConfig) -> None:
 def describe(source: str, rows: Rows, tokenizer: Any = None) -> None:
     """Print the columns and which commands can read them, lengths, and the first rows."""
     count = len(next(iter(rows.values())))
-    console.print(Text(f"{source}: {count:,} {'row' if count == 1 else 'rows'}", "bold"))
+    console.print(Text(f"{plain(source)}: {count:,} {'row' if count == 1 else 'rows'}", "bold"))
     forms = {kind: form for kind in COMMANDS if (form := form_of(rows, kind))}
     for kind, form in forms.items():
         note = ", lists of messages" if _has_conversations(rows, form) else ""
         if kind == "preferences" and "prompt" not in form:
             note += ", the prompt is what both begin with"
-        columns = " + ".join(form)
+        columns = plain(" + ".join(form))
         console.print(f"  {kind} ({columns}{note}): for rlhf-pg {COMMANDS[kind]}", markup=False)
     used = {name for form in forms.values() for name in form}
     if not forms:
         console.print("  suits no command: it needs text, prompt, or chosen and rejected")
     for name in [name for name in rows if name not in used]:
-        console.print(f"  {name}: passed to the reward beside the prompt", markup=False)
+        console.print(f"  {plain(name)}: passed to the reward beside the prompt", markup=False)
     if forms:
         # Show the rows as the richest form that fits reads them.
         kind = max(forms, key=lambda kind: (len(forms[kind]), kind == "prompts"))
@@ -384,7 +384,7 @@ def describe(source: str, rows: Rows, tokenizer: Any = None) -> None:
     for row in range(min(SHOWN, count)):
         console.print(Text(f"row {row}", "bold"))
         for name, values in rows.items():
-            console.print(Text.assemble((f"  {name}: ", "dim"), repr(values[row])[:400]))
+            console.print(Text.assemble((f"  {plain(name)}: ", "dim"), repr(values[row])[:400]))
 
 
 def _print_lengths(name: str, texts: list[str], tokenizer: Any) -> None:
@@ -397,7 +397,8 @@ def _print_lengths(name: str, texts: list[str], tokenizer: Any) -> None:
         unit, lengths = "tokens", [len(ids) for ids in encode(tokenizer, texts)]
     mean, middle = statistics.fmean(lengths), statistics.median(lengths)
     console.print(
-        f"{unit} of {name}: mean {mean:.1f}, median {middle:g}, {min(lengths)} to {max(lengths)}",
+        f"{unit} of {plain(name)}: mean {mean:.1f}, median {middle:g}, "
+        f"{min(lengths)} to {max(lengths)}",
         markup=False,
     )
     counts = bins(lengths, BINS)

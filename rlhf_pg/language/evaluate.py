@@ -37,6 +37,7 @@ from rlhf_pg.language.rollout import (
 from rlhf_pg.language.sampling import sample
 from rlhf_pg.progress import Progress, console
 from rlhf_pg.runs import options_of
+from rlhf_pg.trust import check
 
 MEASURES = {  # rows of the table, in this order
     "score": "reward",
@@ -299,18 +300,27 @@ def wilson(rate: float, trials: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def with_run_options(config: EvaluateConfig) -> EvaluateConfig:
-    """The configuration with unset options taken from MODEL's run, then from the defaults."""
+    """The configuration with unset options taken from MODEL's run, then from the defaults.
+
+    Raises ValueError if the run is of unknown origin and names something to load.
+    """
     run = options_of(config.model)
     own = run if {"reward", "algorithm"} <= set(run) else {}  # else a run of another command
+    given = {name: x for name, x in asdict(config).items() if x is not None}
+    kept = [Path(config.model, name) for name in ("reference", "initial")]
+    base = next((str(folder) for folder in kept if own and folder.is_dir()), None)
     filled = {
-        "base": own.get("reference") or own.get("model") or config.model,
+        "base": base or own.get("reference") or own.get("model") or config.model,
         "reward": own.get("reward"),
         "gold": own.get("gold"),
         "data": own.get("data") or FILM_NOTES,
         "max_new_tokens": own.get("max_new_tokens") or 48,
         "temperature": own.get("temperature") or 1.0,
     }
-    given = {name: x for name, x in asdict(config).items() if x is not None}
+    if own:
+        named = {name: filled[name] for name in ("base", "reward", "gold", "data")}
+        named = {name: x for name, x in named.items() if name not in given}
+        check(Path(config.model), named, config.trust, flags=tuple(named))
     return EvaluateConfig(**(asdict(config) | filled | given))
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import multiprocessing
 
 from rlhf_pg.checkpoint import Stopped
+from rlhf_pg.progress import plain
 
 
 def launched() -> bool:
@@ -83,7 +84,7 @@ def _process(
         sys.exit(130)
     except (ValueError, OSError, FloatingPointError) as error:
         line = " ".join(str(error).split()) or type(error).__name__
-        print(f"rlhf-pg: process {rank}: {line}", file=sys.stderr)
+        print(f"rlhf-pg: process {rank}: {plain(line)}", file=sys.stderr)
         sys.exit(2)
     finally:
         if torch.distributed.is_initialized():

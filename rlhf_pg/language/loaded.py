@@ -28,17 +28,19 @@ from rlhf_pg.language.rollout import (
 )
 from rlhf_pg.language.sampling import Completions, encode, pad_left, pad_right, sample
 from rlhf_pg.runs import options_of, read_jsonl
+from rlhf_pg.trust import check
 
 
 class LoadedRun:
     """The policy of a run, and, opened on first use, its reference, rewards and prompts.
 
     `path` is the run's folder, or the model's if it belongs to no run. Everything raises
-    ValueError if a model, reward or data source that the run names cannot be opened.
+    ValueError if a model, reward or data source that the run names cannot be opened, or may not
+    be opened without `trust` (see rlhf_pg.trust).
     """
 
-    def __init__(self, name: str, path: Path, config: TrainConfig) -> None:
-        self.name, self.path, self.config = name, path, config
+    def __init__(self, name: str, path: Path, config: TrainConfig, trust: bool = False) -> None:
+        self.name, self.path, self.config, self.trust = name, path, config, trust
         model, self.tokenizer = models.load(name)
         models.limit_threads(model)
         self.policy = policy_from_folder(model, Path(models.model_folder(name)), config)
@@ -47,6 +49,7 @@ class LoadedRun:
     def reference(self) -> Reference:
         """The model that the KL is measured to."""
         origin = self.config.reference or self.config.model
+        self._check("reference")
         try:
             model = models.load(origin)[0]
         except ValueError as error:
@@ -59,11 +62,13 @@ class LoadedRun:
     @cached_property
     def reward(self) -> Reward:
         """The reward that the run maximised."""
+        self._check("reward")
         return load_reward(self.config.reward)
 
     @cached_property
     def gold(self) -> Reward | None:
         """The gold reward, if there is one."""
+        self._check("gold")
         film_notes = FILM_NOTES_GOLD if self.config.data == FILM_NOTES else None
         gold = self.config.gold or film_notes
         return load_reward(gold) if gold else None
@@ -71,6 +76,7 @@ class LoadedRun:
     @cached_property
     def prompts(self) -> data.Rows:
         """The prompts it was trained on, with the data's other columns."""
+        self._check("data")
         return data.read(self.config.data, "prompts", tokenizer=self.tokenizer)
 
     @cached_property
@@ -81,6 +87,9 @@ class LoadedRun:
         if lines and self.config.kl_target is not None:
             return float(lines[-1]["kl_coef"])
         return self.config.kl_coef
+
+    def _check(self, name: str) -> None:
+        check(self.path, {name: outside_names(self.config)[name]}, self.trust)
 
     def sample(
         self,
@@ -218,11 +227,12 @@ class LoadedRun:
         return rollout, ref_logprobs
 
 
-def open_run(name: str, **overrides: Any) -> LoadedRun:
+def open_run(name: str, trust: bool = False, **overrides: Any) -> LoadedRun:
     """The run at `name`, a model inside one, or any model if `reward` is given.
 
     `overrides` that are not None replace options of the run (reward, reference, data, ...). Raises
-    ValueError if there is no model, no reward, or an option is unknown to this version.
+    ValueError if there is no model, no reward, an option is unknown to this version, or a run of
+    unknown origin names something to load that is not replaced, unless `trust` is set.
     """
     given = {key: value for key, value in overrides.items() if value is not None}
     path = run_folder(name)
@@ -233,14 +243,27 @@ def open_run(name: str, **overrides: Any) -> LoadedRun:
             f"{name} is no run of `rlhf-pg train`, so its reward is not known: give --reward"
         )
     config = with_kept_models(train_config(path), path) if path else TrainConfig(model=name)
-    return LoadedRun(name, path or Path(name), replace(config, **given))
+    if path is not None:
+        named = {key: x for key, x in outside_names(config).items() if key not in given}
+        check(path, named, trust, flags=tuple(overrides))
+    return LoadedRun(name, path or Path(name), replace(config, **given), trust=True)
 
 
-def open_model(name: str) -> LoadedRun:
+def open_model(name: str, trust: bool = False) -> LoadedRun:
     """As `open_run`, also for a model that belongs to no run: it has no reward of its own."""
     path = run_folder(name)
     config = with_kept_models(train_config(path), path) if path else TrainConfig(model=name)
-    return LoadedRun(name, path or Path(name), config)
+    return LoadedRun(name, path or Path(name), config, trust or path is None)
+
+
+def outside_names(config: TrainConfig) -> dict[str, str | None]:
+    """What a run's options name that a LoadedRun opens."""
+    return {
+        "reward": config.reward,
+        "gold": config.gold,
+        "reference": config.reference or config.model,
+        "data": config.data,
+    }
 
 
 def run_folder(name: str) -> Path | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from reward_models.calling import reward_name
 from reward_models.combine import alone
-from reward_models.loading import load_reward
+from reward_models.loading import code_file, load_reward, references
 from reward_models.lora import merged
 from reward_models.rules import FILM_NOTES_GOLD
 from reward_models.state import fingerprint, random_state, set_random_state
@@ -46,7 +46,7 @@ from rlhf_pg.language.rollout import (
     score,
 )
 from rlhf_pg.language.sampling import Completions, sample
-from rlhf_pg.progress import Progress, command, console
+from rlhf_pg.progress import Progress, command, console, plain
 from rlhf_pg.runs import Run, discarded_if_empty
 
 EXACT_KL_VOCABULARY = 10_000  # a larger vocabulary makes the logged exact KL too slow
@@ -141,9 +141,12 @@ class Trainer:
         _check_shares(config, processes)
         if callable(reward):  # so that config.yaml does not name another reward
             self.config = config = replace(config, reward=f"Python: {reward_name(reward)}")
+        gold = gold or config.gold or (FILM_NOTES_GOLD if config.data == FILM_NOTES else None)
+        for spec in (reward or config.reward, gold):
+            if self.accelerator.is_main_process and spec:
+                name_code(spec)
         self.reward = load_reward(reward or config.reward)
         self.reward.gather = self.gather  # running moments count the rows of all processes
-        gold = gold or config.gold or (FILM_NOTES_GOLD if config.data == FILM_NOTES else None)
         self.gold = load_reward(gold) if gold else None
         model, self.tokenizer = models.load(config.model)
         models.limit_threads(model)
@@ -396,6 +399,14 @@ class Trainer:
         if self.accelerator.device.type == "cuda":
             torch.cuda.synchronize(self.accelerator.device)
         self.stage_seconds[stage] = time.perf_counter() - began
+
+
+def name_code(spec: Spec) -> None:
+    """Print the file of every function that a reward loads, before it runs."""
+    for reference in references(spec):
+        file = Path(code_file(reference.name)) if reference.kind == "code" else None
+        if file and file.is_file():
+            console.print(plain(f"loading code: {reference.name} from {file}"), markup=False)
 
 
 def _check_shares(config: TrainConfig, processes: int) -> None:

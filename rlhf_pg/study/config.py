@@ -28,6 +28,9 @@ class CreditConfig:
     """Random seed."""
     output: str | None = None
     """Folder of credit.jsonl and credit.json, which replace older ones. Default: the run's."""
+    trust: bool = False
+    """Load the code, hub names and outside paths that the config.yaml of somebody else's run
+    names."""
 
 
 @dataclass
@@ -52,6 +55,9 @@ class InspectConfig:
     """Random seed."""
     output: str | None = None
     """File of the page. Default: report.html in the run's folder."""
+    trust: bool = False
+    """Load the code, hub names and outside paths that the config.yaml of somebody else's run
+    names."""
 
 
 @dataclass

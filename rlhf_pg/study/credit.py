@@ -48,6 +48,7 @@ def credit(config: CreditConfig) -> dict[str, Any]:
     """Measure a run, print the agreement, and write credit.jsonl and credit.json."""
     run = open_run(
         config.run,
+        config.trust,
         reward=config.reward,
         data=config.data,
         reference=config.reference,

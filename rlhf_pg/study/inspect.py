@@ -48,7 +48,7 @@ def language_run(folder: Path, options: dict[str, Any], config: InspectConfig) -
     """The page's data for a text run; measures the true advantages if they are missing."""
     measured = folder / "credit.jsonl"
     if config.continuations and (config.again or not measured.is_file()):
-        run = open_run(str(folder))
+        run = open_run(str(folder), config.trust)
         save(folder, *measure(run, config.completions, config.continuations, config.seed))
     episodes = _rows(folder / "tokens.jsonl") + _rows(measured)
     title = f"{options['algorithm']} toward {options['reward']}"
@@ -57,7 +57,8 @@ def language_run(folder: Path, options: dict[str, Any], config: InspectConfig) -
 
 def control_run(folder: Path, options: dict[str, Any], config: InspectConfig) -> dict[str, Any]:
     """The page's data for a control run, with a few episodes played now."""
-    episodes = records.episodes(folder, max(1, config.completions // 6), config.seed)
+    count = max(1, config.completions // 6)
+    episodes = records.episodes(folder, count, config.seed, config.trust)
     title = f"{options['algorithm']} on {options['env']}"
     return page_data(folder, "control", title, options, episodes, None)
 

@@ -109,7 +109,7 @@ def test_code_in_a_folder_is_not_run(tmp_path):
     (tmp_path / "mine.py").write_text("raise SystemExit('ran')\n")
     code = {"AutoConfig": "mine.C", "AutoModelForCausalLM": "mine.M"}
     edit_config(tmp_path, model_type="mine", auto_map=code)
-    with pytest.raises(RewardError, match="is a folder but no causal language model") as error:
+    with pytest.raises(RewardError, match="needs code of its own .auto_map") as error:
         opened(AutoModelForCausalLM, tmp_path)
     assert "\n" not in str(error.value)
 
