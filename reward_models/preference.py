@@ -180,7 +180,8 @@ def _fit(
         loss = bradley_terry_loss(chosen, rejected, margin, config.centring)
         optimiser.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
+        limit = config.max_grad_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), limit)
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             raise RewardError(
                 f"reward model: loss {loss.item()}, gradient norm {norm.item()} at step {step + 1} "
