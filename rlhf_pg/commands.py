@@ -18,7 +18,7 @@ from reward_models.reward_model import RewardModel
 from reward_models.rules import FILM_NOTES_GOLD
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
 from rlhf_pg.language import data, models
-from rlhf_pg.language.config import FILM_NOTES, RewardConfig, SampleConfig, check_at_least
+from rlhf_pg.language.config import FILM_NOTES, RewardConfig, SampleConfig
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.sampling import sample as sample_completions
 from rlhf_pg.progress import Progress, command, console
@@ -135,7 +135,6 @@ def _print_calibration(report: dict[str, Any]) -> None:
 
 def sample(config: SampleConfig) -> None:
     """Print completions, each with its score if there is a reward."""
-    check_at_least(config, 1, "count", "samples_per_prompt", "max_new_tokens")
     model, tokenizer = models.load(config.model)
     policy = LanguagePolicy(model, config.temperature, critic="none")
     columns = _prompts(config, tokenizer)

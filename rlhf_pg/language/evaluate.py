@@ -24,7 +24,7 @@ from reward_models.loading import load_reward
 from reward_models.rules import FILM_NOTES_GOLD
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.language import data, models
-from rlhf_pg.language.config import FILM_NOTES, EvaluateConfig, check_at_least
+from rlhf_pg.language.config import FILM_NOTES, EvaluateConfig
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import (
     Reward,
@@ -410,7 +410,5 @@ def _write(config: EvaluateConfig, result: Mapping[str, Any]) -> None:
 
 
 def _check(config: EvaluateConfig, rewards: Mapping[str, Reward]) -> None:
-    check_at_least(config, 1, "prompts", "samples_per_prompt", "max_new_tokens")
-    check_at_least(config, 0, "best_of")
     if not rewards:
         raise ValueError(f"{config.model} was trained toward no reward: name one with --reward")

@@ -67,10 +67,8 @@ def frontier(config: FrontierConfig) -> dict[str, Any]:
     Raises ValueError for coefficients that are missing, negative or repeated.
     """
     wanted = config.coefficients
-    if not wanted or min(wanted) < 0 or len(set(wanted)) < len(wanted):
-        raise ValueError(f"coefficients must differ and not be negative, but are {wanted}")
-    if config.best_of < 1:
-        raise ValueError(f"best_of must be at least 1, not {config.best_of}")
+    if not wanted or len({_folder_name(c) for c in wanted}) < len(wanted):
+        raise ValueError(f"coefficients must be different numbers, not {wanted}")
     gold = config.gold or (FILM_NOTES_GOLD if config.data == FILM_NOTES else None)
     specs = {"score": config.reward, "gold": gold}
     rewards = {name: load_reward(spec) for name, spec in specs.items() if spec}
@@ -86,6 +84,10 @@ def frontier(config: FrontierConfig) -> dict[str, Any]:
     show(result, list(rewards))
     console.print(f"written to {run.path / 'frontier.json'} and frontier.svg", markup=False)
     return result
+
+
+def _folder_name(kl_coef: float) -> str:
+    return f"kl-{kl_coef:g}"
 
 
 def _measuring(config: FrontierConfig, model: str) -> EvaluateConfig:
@@ -106,7 +108,7 @@ def _trained(
     """Means of one run with this coefficient."""
     shared = ("model", "reward", "data", "iterations", "rows", "max_new_tokens", "temperature")
     same = {name: getattr(config, name) for name in (*shared, "missing_eos_penalty", "device")}
-    folder = str(run.path / f"kl-{kl_coef:g}")
+    folder = str(run.path / _folder_name(kl_coef))
     options = replace(
         settings.preset(config.algorithm),
         **same,
