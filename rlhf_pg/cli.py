@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from rlhf_pg.core.options import check_options, range_text
@@ -240,6 +241,7 @@ def read_config(name: str, command: Command, arguments: Sequence[str]) -> Any:
     find which preset is meant, and once on top of it.
     """
     config_class = find(command.config)
+    _check_files(config_class, arguments)
     parser = build_parser(name, command, config_class)
     if command.preset:
         options = _parse(parser, name, [a for a in arguments if a not in ("-h", "--help")])
@@ -250,6 +252,27 @@ def read_config(name: str, command: Command, arguments: Sequence[str]) -> Any:
     check_options(options, config_class)  # before objects are made, to name "learner.lr" in full
     made = parser.instantiate(options)
     return config_class(**{f.name: made[f.name] for f in fields(config_class)})
+
+
+def _check_files(config_class: Any, arguments: Sequence[str]) -> None:
+    """Raise ValueError, naming the file, for a YAML file that holds no options.
+
+    A file may be given to --config and to a group of options, as in `--learner FILE.yaml`.
+    """
+    from rlhf_pg.runs import read_yaml  # imports rich and yaml, which an overview does not need
+
+    groups = [item.name for item in fields(config_class) if is_dataclass(item.type)]
+    for argument, after in zip(arguments, [*arguments[1:], ""], strict=False):
+        name, given, value = argument.partition("=")
+        path = Path(value if given else after)
+        if name not in ("--config", *(f"--{group}" for group in groups)) or not path.is_file():
+            continue
+        values = read_yaml(path)
+        if "config" in values:
+            raise ValueError(f"{path}: unknown option config")
+        for group in groups if name == "--config" else []:
+            if not isinstance(values.get(group, {}), dict):
+                raise ValueError(f"{path}: {group} must be options, not {values[group]!r}")
 
 
 def build_parser(
