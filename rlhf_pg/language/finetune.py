@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from reward_models.pretrained import context_length
 from reward_models.state import fingerprint, random_state, set_random_state
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
+from rlhf_pg.core.options import made_from
 from rlhf_pg.language import data, models, sampling
 from rlhf_pg.language.config import FILM_NOTES, FinetuneConfig
 from rlhf_pg.progress import Progress, console
@@ -77,7 +78,8 @@ def finetune(config: FinetuneConfig, resume: Path | None = None, until: int | No
 
 def resume(run: Path, until: int | None = None) -> Run:
     """Continue an interrupted run (`rlhf-pg resume`)."""
-    return finetune(FinetuneConfig(**options_of(run)), resume=run, until=until)
+    config = made_from(FinetuneConfig, options_of(run), str(run / "config.yaml"))
+    return finetune(config, resume=run, until=until)
 
 
 def _check(config: FinetuneConfig) -> None:
