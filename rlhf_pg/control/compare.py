@@ -48,8 +48,10 @@ def compare(config: CompareConfig) -> list[Row]:
 
     Raises ValueError for an unknown environment or algorithm, before anything is run.
     """
-    if config.seeds < 1 or not config.algorithms:
-        raise ValueError("compare needs at least one algorithm and one seed")
+    if not config.algorithms:
+        raise ValueError("algorithms: compare needs at least one")
+    if config.gradient_batches == 1:
+        raise ValueError("gradient_batches must be at least 2, or 0 to measure no gradients")
     make_environments(config.env, 1).close()
     if config.threshold is None:
         config = replace(config, threshold=gymnasium.spec(config.env).reward_threshold)
