@@ -14,7 +14,7 @@ class PreferenceConfig:
     """AdamW's peak learning rate, annealed linearly to 0; 1e-5 (large LMs) to 1e-3 (tiny ones)."""
     batch_size: int = field(default=32, metadata={"at_least": 1})
     """Pairs per gradient step, usually 16 to 64."""
-    epochs: int = field(default=1, metadata={"at_least": 1})
+    epochs: int = field(default=1, metadata={"at_least": 1, "at_most": 1000})
     """Passes over the pairs, usually 1: a second one overfits."""
     margin: float = field(default=0.0, metadata={"at_least": 0})
     """Score difference required of every pair, usually 0 to 1; a column `margin` overrides it."""
@@ -32,10 +32,10 @@ class PreferenceConfig:
     def __post_init__(self) -> None:
         """Raise RewardError if an option is not finite, not whole or not in its field's range."""
         for item in fields(self):
-            value, low = getattr(self, item.name), item.metadata["at_least"]
-            high = item.metadata.get("below", math.inf)
+            value, limits = getattr(self, item.name), item.metadata
             if item.type is int and not isinstance(value, int):
                 raise RewardError(f"{item.name} must be a whole number, not {value!r}")
-            if not low <= value < high:  # also true of NaN
-                below = f" and below {high}" if high < math.inf else ""
-                raise RewardError(f"{item.name} must be at least {low}{below}, not {value}")
+            low, below = limits["at_least"], limits.get("below", math.inf)
+            if not (low <= value < below and value <= limits.get("at_most", math.inf)):  # or NaN
+                text = " and ".join(f"{name.replace('_', ' ')} {x}" for name, x in limits.items())
+                raise RewardError(f"{item.name} must be {text}, not {value}")

@@ -21,6 +21,7 @@ from rlhf_pg.core.options import made_from
 from rlhf_pg.language import data, models
 from rlhf_pg.language.config import FILM_NOTES, RewardConfig, SampleConfig
 from rlhf_pg.language.policy import LanguagePolicy
+from rlhf_pg.language.sampling import check_rows_fit
 from rlhf_pg.language.sampling import sample as sample_completions
 from rlhf_pg.progress import Progress, command, console
 from rlhf_pg.runs import Run, discarded_if_empty, options_of
@@ -150,8 +151,12 @@ def sample(config: SampleConfig) -> None:
     model, tokenizer = models.load(config.model)
     policy = LanguagePolicy(model, config.temperature, critic="none")
     columns = _prompts(config, tokenizer)
+    count, limit = len(columns["prompt"]), config.max_new_tokens
+    data.check_prompt_lengths(model, tokenizer, columns["prompt"], limit)
+    rows = count * config.samples_per_prompt
+    check_rows_fit(model, rows, limit, "--samples_per_prompt or --max_new_tokens", "cpu")
+    columns = data.repeated(columns, range(count), config.samples_per_prompt)
     prompts = columns["prompt"]
-    data.check_prompt_lengths(model, tokenizer, prompts, config.max_new_tokens)
     generator = torch.Generator().manual_seed(config.seed)
     completions = sample_completions(
         policy, tokenizer, prompts, config.max_new_tokens, generator, config.greedy
@@ -173,13 +178,13 @@ def sample(config: SampleConfig) -> None:
 
 
 def _prompts(config: SampleConfig, tokenizer: Any) -> data.Rows:
-    """Prompts with their columns, each `samples_per_prompt` times."""
+    """Prompts with their columns."""
     if config.prompt is None:
         rows = data.read(config.data, "prompts", "test", tokenizer)
         count = len(rows["prompt"])
         chosen = range(0, count, max(1, count // config.count))[: config.count]
-        return data.repeated(rows, chosen, config.samples_per_prompt)
+        return data.repeated(rows, chosen)
     prompts = [config.prompt] if isinstance(config.prompt, str) else list(config.prompt)
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise ValueError("a prompt is empty; give it some text to begin from")
-    return data.repeated({"prompt": prompts}, range(len(prompts)), config.samples_per_prompt)
+    return {"prompt": prompts}

@@ -27,7 +27,7 @@ from rlhf_pg.language import data, models
 from rlhf_pg.language.config import LabelConfig
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import Reward, score_completions
-from rlhf_pg.language.sampling import sample
+from rlhf_pg.language.sampling import check_rows_fit, sample
 from rlhf_pg.progress import Progress, command, console
 
 KEYS = {
@@ -262,6 +262,8 @@ def make_pairs(config: LabelConfig, reward: Reward | None, skip: int = 0) -> lis
     policy = LanguagePolicy(model, config.temperature, "none").to(device)
     columns = data.spread(data.read(config.data, "prompts", tokenizer=tokenizer), config.count)
     data.check_prompt_lengths(model, tokenizer, columns["prompt"], config.max_new_tokens)
+    rows = min(32, len(columns["prompt"])) * config.samples_per_prompt
+    check_rows_fit(model, rows, config.max_new_tokens, "--samples_per_prompt", device)
     generator = torch.Generator().manual_seed(config.seed + 1_000 * skip)
     sides = random.Random(config.seed + skip)
     ranked: list[tuple[int, float, Pair]] = []  # (rank within its prompt, score difference, pair)

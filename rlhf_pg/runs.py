@@ -237,7 +237,7 @@ def discarded_if_empty(run: Run | None) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if run is not None and not (run.path / "metrics.jsonl").exists():
+        if run is not None and not any(run.path.rglob("metrics.jsonl")):  # also of runs inside it
             shutil.rmtree(run.path, ignore_errors=True)
         raise
 

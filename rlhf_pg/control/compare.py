@@ -21,7 +21,7 @@ from rlhf_pg.core import gradients
 from rlhf_pg.core.algorithms import LearnerConfig
 from rlhf_pg.core.rollout import Rollout
 from rlhf_pg.progress import Progress, console, number
-from rlhf_pg.runs import Run
+from rlhf_pg.runs import Run, discarded_if_empty
 
 EPISODES_PER_GRADIENT = 16
 
@@ -59,7 +59,8 @@ def compare(config: CompareConfig) -> list[Row]:
         preset(name, config.env).check()
     run = Run.create(config.output, f"compare-{config.env}".replace("/", "-"), config)
     outcomes: dict[str, list[Outcome]] = {name: [] for name in config.algorithms}
-    with Progress(len(config.algorithms) * config.seeds, f"compare on {config.env}") as progress:
+    runs = len(config.algorithms) * config.seeds
+    with discarded_if_empty(run), Progress(runs, f"compare on {config.env}") as progress:
         for done, (name, outcome) in enumerate(_outcomes(config), 1):
             outcomes[name].append(outcome)
             progress.update(done, score=outcome.score)

@@ -54,7 +54,7 @@ class ControlConfig(Options):
     grpo (which compare the episodes of one rollout)."""
     seed: int = option(0, at_least=0)
     """Random seed; the same seed gives the same run, except with a3c."""
-    environments: int = option(16, at_least=1)
+    environments: int = option(16, at_least=1, at_most=100_000)
     """Environments stepped in parallel, usually 1 to 64; with a3c, in each worker."""
     rollout_steps: int | None = option(32, at_least=1)
     """Steps of each environment per update, usually 5 to 2048; null: one whole episode of each."""
@@ -62,7 +62,7 @@ class ControlConfig(Options):
     """Environment steps of the run, usually 50,000 to 1,000,000."""
     threshold: float | None = None
     """Stop once an evaluation's mean exceeds this score by two standard errors; null: never."""
-    eval_episodes: int = option(100, at_least=1)
+    eval_episodes: int = option(100, at_least=1, at_most=100_000)
     """Episodes per evaluation, usually 20 to 100, each in its own environment."""
     eval_interval: int = option(10_000, at_least=1)
     """Environment steps between evaluations, usually 1,000 to 50,000."""
@@ -75,7 +75,7 @@ class ControlConfig(Options):
     target_entropy: float | None = None
     """Tune the temperature towards this entropy, in nats per action; usually half of log(number of
     actions), or minus the number of real-valued dimensions. Null: the temperature is constant."""
-    workers: int = option(2, at_least=1)
+    workers: int = option(2, at_least=1, at_most=1024)
     """Worker processes of a3c, usually one per core."""
     checkpoint_every: int | None = None
     """Iterations between checkpoints, to resume from; 0 writes none. By default as often as takes
@@ -132,7 +132,7 @@ class CompareConfig(Options):
     """Environment steps of each run, at most; usually 50,000 to 1,000,000."""
     threshold: float | None = None
     """Score at which a run counts as solved and stops; null: the environment's own, if any."""
-    eval_episodes: int = option(100, at_least=1)
+    eval_episodes: int = option(100, at_least=1, at_most=100_000)
     """Episodes per evaluation, usually 20 to 100."""
     eval_interval: int = option(5_000, at_least=1)
     """Environment steps between evaluations, usually 1,000 to 50,000."""
@@ -157,7 +157,7 @@ class WatchConfig(Options):
     """Random seed of the environment and the actions."""
     greedy: bool = False
     """Take the most likely action instead of sampling."""
-    max_frames: int = option(500, at_least=1)
+    max_frames: int = option(500, at_least=1, at_most=20_000)
     """Frames at most, usually 200 to 2,000; all of them are held in memory."""
     output: str | None = None
     """A .gif file; null: watch.gif in the run's folder."""

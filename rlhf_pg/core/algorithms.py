@@ -135,9 +135,9 @@ def algorithm(name: str, **overrides: Any) -> LearnerConfig:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown algorithm {name!r}: use one of {', '.join(ALGORITHMS)}{hint}")
     known = [field.name for field in fields(LearnerConfig)]
-    for option in overrides:
-        if option not in known:
-            near = SYNONYMS.get(option) or difflib.get_close_matches(option, known, n=1)
+    for given in overrides:
+        if given not in known:
+            near = SYNONYMS.get(given) or difflib.get_close_matches(given, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f": use one of {', '.join(known)}"
-            raise ValueError(f"unknown option {option!r} of the learner{hint}")
+            raise ValueError(f"unknown option {given!r} of the learner{hint}")
     return replace(ALGORITHMS[name], **overrides)

@@ -81,7 +81,7 @@ class TrainConfig(Options):
     samples_kept: int = option(4, at_least=0)
     """Completions per entry: of the rollout in samples.jsonl, of the same fixed prompts through
     the whole run in tokens.jsonl."""
-    processes: int = option(1, at_least=1)
+    processes: int = option(1, at_least=1, at_most=1024)
     """Processes on this machine, usually one per GPU or two to four CPU cores each. `torchrun` and
     `accelerate launch` work too. The model must fit on each device."""
     checkpoint_every: int | None = option(None, at_least=0)
@@ -125,7 +125,9 @@ def check(config: TrainConfig) -> None:
             f"({config.samples_per_prompt})"
         )
     if config.kl_target is not None and not config.kl_coef:
-        raise ValueError("kl_target adapts kl_coef, which never moves from 0: set --kl_coef above 0")
+        raise ValueError(
+            "kl_target adapts kl_coef, which never moves from 0: set --kl_coef above 0"
+        )
     if config.critic_from is not None and config.critic != "separate":
         raise ValueError(
             "critic_from initialises a critic with a model of its own: set --critic separate, not "
@@ -176,13 +178,13 @@ class FinetuneConfig(Options):
     """Maximum vocabulary of a new tokenizer, usually 200 to 8,000."""
     width: int = option(128, at_least=1)
     """Hidden size of a new model, usually 64 to 256."""
-    layers: int = option(2, at_least=1)
+    layers: int = option(2, at_least=1, at_most=1000)
     """Transformer blocks of a new model, usually 2 to 6."""
     heads: int = option(4, at_least=1)
     """Attention heads of a new model; they divide the width."""
     context: int = option(128, at_least=2)
     """Context length of a new model in tokens; longer texts are cut."""
-    epochs: int = option(3, at_least=1)
+    epochs: int = option(3, at_least=1, at_most=1000)
     """Passes over the text, usually 1 to 10."""
     batch_size: int = option(16, at_least=1)
     """Texts per gradient step, usually 16 (tiny models) to 128."""
@@ -368,7 +370,7 @@ class DemoConfig(Options):
     """ "full", or "smoke": every step, far too short to learn, in under 30 seconds."""
     texts: int = option(6000, at_least=20, at_most=6000)
     """Film notes to train the language model on; 6,000 is all of them."""
-    epochs: int = option(3, at_least=1)
+    epochs: int = option(3, at_least=1, at_most=1000)
     """Passes over them, usually 2 to 4."""
     pairs: int = option(4000, at_least=2)
     """Preference pairs, usually 3,000 to 6,000; 1,000 give a noisy reward model."""
