@@ -49,7 +49,7 @@ class Composed:
         raise NotImplementedError
 
     def with_parts(
-        self, prompts: Sequence[str], completions: Sequence[str], **columns: Any
+        self, /, prompts: Sequence[str], completions: Sequence[str], **columns: Any
     ) -> tuple[list[Score], dict[str, list[Score]]]:
         """Return the scores, and by name each member's own; members of members as "a/b"."""
         parts: dict[str, list[Score]] = {}
@@ -59,12 +59,12 @@ class Composed:
         return self.combine([parts[name] for name in self.members]), parts
 
     def __call__(
-        self, prompts: Sequence[str], completions: Sequence[str], **columns: Any
+        self, /, prompts: Sequence[str], completions: Sequence[str], **columns: Any
     ) -> list[Score]:
         return self.with_parts(prompts, completions, **columns)[0]
 
     def parts(
-        self, prompts: Sequence[str], completions: Sequence[str], **columns: Any
+        self, /, prompts: Sequence[str], completions: Sequence[str], **columns: Any
     ) -> dict[str, list[Score]]:
         """Return each member's scores by name, before weights."""
         return self.with_parts(prompts, completions, **columns)[1]

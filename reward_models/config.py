@@ -1,6 +1,7 @@
 """Options of reward-model training. Imports neither torch nor transformers."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, fields
 
 from reward_models import RewardError
 
@@ -9,29 +10,32 @@ from reward_models import RewardError
 class PreferenceConfig:
     """How a reward model is trained on preference pairs."""
 
-    lr: float = 1e-3
+    lr: float = field(default=1e-3, metadata={"at_least": 0})
     """AdamW's peak learning rate, annealed linearly to 0; 1e-5 (large LMs) to 1e-3 (tiny ones)."""
-    batch_size: int = 32
+    batch_size: int = field(default=32, metadata={"at_least": 1})
     """Pairs per gradient step, usually 16 to 64."""
-    epochs: int = 1
+    epochs: int = field(default=1, metadata={"at_least": 1, "at_most": 1000})
     """Passes over the pairs, usually 1: a second one overfits."""
-    margin: float = 0.0
+    margin: float = field(default=0.0, metadata={"at_least": 0})
     """Score difference required of every pair, usually 0 to 1; a column `margin` overrides it."""
-    centring: float = 0.0
+    centring: float = field(default=0.0, metadata={"at_least": 0})
     """Weight of (r_chosen + r_rejected)^2, which fixes the free offset, usually 0 to 0.01."""
-    weight_decay: float = 0.0
+    weight_decay: float = field(default=0.0, metadata={"at_least": 0})
     """AdamW's weight decay, usually 0 to 0.1."""
-    max_grad_norm: float = 1.0
-    """Largest gradient norm; larger gradients are scaled down to it, usually 1."""
-    held_out: float = 0.1
+    max_grad_norm: float = field(default=1.0, metadata={"at_least": 0})
+    """Largest gradient norm; larger gradients are scaled down to it, usually 1; 0 does not."""
+    held_out: float = field(default=0.1, metadata={"at_least": 0, "below": 1})
     """Share of the pairs held out for testing if no test pairs are given, usually 0.05 to 0.2."""
-    seed: int = 0
+    seed: int = field(default=0, metadata={"at_least": 0})
     """Random seed of the split, the order of the batches and dropout."""
 
     def __post_init__(self) -> None:
-        """Raise RewardError if an option is out of range."""
-        for name in ("batch_size", "epochs"):
-            if getattr(self, name) < 1:
-                raise RewardError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 <= self.held_out < 1:
-            raise RewardError(f"held_out must be at least 0 and below 1, not {self.held_out}")
+        """Raise RewardError if an option is not finite, not whole or not in its field's range."""
+        for item in fields(self):
+            value, limits = getattr(self, item.name), item.metadata
+            if item.type is int and not isinstance(value, int):
+                raise RewardError(f"{item.name} must be a whole number, not {value!r}")
+            low, below = limits["at_least"], limits.get("below", math.inf)
+            if not (low <= value < below and value <= limits.get("at_most", math.inf)):  # or NaN
+                text = " and ".join(f"{name.replace('_', ' ')} {x}" for name, x in limits.items())
+                raise RewardError(f"{item.name} must be {text}, not {value}")

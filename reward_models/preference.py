@@ -47,16 +47,8 @@ class EncodedPairs:
 
 
 def encode_pairs(model: RewardModel, pairs: Sequence[Pair]) -> EncodedPairs:
-    """Tokenise pairs; RewardError names a pair without prompt, chosen or rejected text."""
-    if not pairs:
-        raise RewardError("no preference pairs; give rows with prompt, chosen, rejected")
-    for row, pair in enumerate(pairs):
-        for column in ("prompt", "chosen", "rejected"):
-            if not isinstance(pair.get(column), str):
-                raise RewardError(
-                    f"preference pair {row} has no text in column {column!r} (its columns: "
-                    f"{', '.join(map(str, pair))}); a pair has prompt, chosen, rejected"
-                )
+    """Tokenise pairs; raises RewardError as `check_pairs`."""
+    check_pairs(pairs)
     prompts = [pair["prompt"] for pair in pairs]
     sides = {
         side: model.encode(
@@ -67,6 +59,43 @@ def encode_pairs(model: RewardModel, pairs: Sequence[Pair]) -> EncodedPairs:
         for side in ("chosen", "rejected")
     }
     return EncodedPairs(**sides, margins=[pair.get("margin") for pair in pairs])
+
+
+def check_pairs(pairs: Sequence[Pair]) -> None:
+    """Raise RewardError, naming the pair and column, for anything that cannot be learned from."""
+    if not pairs:
+        raise RewardError("no preference pairs; give rows with prompt, chosen, rejected")
+    for row, pair in enumerate(pairs):
+        for column in ("prompt", "chosen", "rejected"):
+            if not isinstance(pair.get(column), str):
+                raise RewardError(
+                    f"preference pair {row} has no text in column {column!r} (its columns: "
+                    f"{', '.join(map(str, pair))}); a pair has prompt, chosen, rejected"
+                )
+        margin = pair.get("margin")
+        number = isinstance(margin, int | float) and not isinstance(margin, bool)
+        if margin is not None and not (number and math.isfinite(margin)):
+            raise RewardError(
+                f"preference pair {row} has the margin {margin!r}; it must be a finite number"
+            )
+        for column in ("chosen_finished", "rejected_finished"):
+            if not isinstance(pair.get(column), bool | None):
+                raise RewardError(
+                    f"preference pair {row}: {column} is {pair[column]!r}; it must be true or false"
+                )
+
+
+def without_equal(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs whose chosen and rejected completions differ; of the others nothing is learned.
+
+    Equal texts differ if only one of them was cut at the length limit.
+    """
+    sides = ("chosen", "rejected")
+    return [
+        pair
+        for pair in pairs
+        if len({(pair[side], pair.get(f"{side}_finished") is not False) for side in sides}) == 2
+    ]
 
 
 def split(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
@@ -123,6 +152,7 @@ def train(
     config = config or PreferenceConfig()
     if held_out is None:
         pairs, held_out = split(pairs, config.held_out, config.seed)
+    check_pairs(held_out or pairs)  # not only when they are measured, at the end
     encoded = encode_pairs(model, pairs)
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(config.seed)
@@ -180,7 +210,8 @@ def _fit(
         loss = bradley_terry_loss(chosen, rejected, margin, config.centring)
         optimiser.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
+        limit = config.max_grad_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), limit)
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             raise RewardError(
                 f"reward model: loss {loss.item()}, gradient norm {norm.item()} at step {step + 1} "

@@ -6,8 +6,11 @@ import importlib
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any
+
+from rlhf_pg.core.options import check_options, range_text
 
 USAGE = """\
 Usage: rlhf-pg COMMAND [OPTIONS]
@@ -240,13 +243,38 @@ def read_config(name: str, command: Command, arguments: Sequence[str]) -> Any:
     find which preset is meant, and once on top of it.
     """
     config_class = find(command.config)
+    _check_files(config_class, arguments)
     parser = build_parser(name, command, config_class)
     if command.preset:
         options = _parse(parser, name, [a for a in arguments if a not in ("-h", "--help")])
+        check_options(options, config_class)
         chosen = find(command.preset)(*(options[key] for key in command.preset_from))
         parser = build_parser(name, command, config_class, asdict(chosen))
-    parsed = parser.instantiate(_parse(parser, name, arguments))
-    return config_class(**{f.name: parsed[f.name] for f in fields(config_class)})
+    options = _parse(parser, name, arguments)
+    check_options(options, config_class)  # before objects are made, to name "learner.lr" in full
+    made = parser.instantiate(options)
+    return config_class(**{f.name: made[f.name] for f in fields(config_class)})
+
+
+def _check_files(config_class: Any, arguments: Sequence[str]) -> None:
+    """Raise ValueError, naming the file, for a YAML file that holds no options.
+
+    A file may be given to --config and to a group of options, as in `--learner FILE.yaml`.
+    """
+    from rlhf_pg.runs import read_yaml  # imports rich and yaml, which an overview does not need
+
+    groups = [item.name for item in fields(config_class) if is_dataclass(item.type)]
+    for argument, after in zip(arguments, [*arguments[1:], ""], strict=False):
+        name, given, value = argument.partition("=")
+        path = Path(value if given else after)
+        if name not in ("--config", *(f"--{group}" for group in groups)) or not path.is_file():
+            continue
+        values = read_yaml(path)
+        if "config" in values:
+            raise ValueError(f"{path}: unknown option config")
+        for group in groups if name == "--config" else []:
+            if not isinstance(values.get(group, {}), dict):
+                raise ValueError(f"{path}: {group} must be options, not {values[group]!r}")
 
 
 def build_parser(
@@ -272,9 +300,24 @@ def build_parser(
         parser.add_argument(
             field.name, nargs="?", default=field.default, help=command.positional_help
         )
+    ranges = _ranges(config_class)
+    for action in parser._actions:
+        if text := ranges.get(action.dest):
+            action.help = f"{(action.help or '').rstrip('.')}. {text[0].upper()}{text[1:]}."
     if defaults:
         parser.set_defaults(_flat({k: v for k, v in defaults.items() if k not in positional}))
     return parser
+
+
+def _ranges(kind: type, prefix: str = "") -> dict[str, str]:
+    """The ranges of a dataclass's options in words, by full name."""
+    ranges = {}
+    for item in fields(kind):
+        if isinstance(item.type, type) and is_dataclass(item.type):
+            ranges |= _ranges(item.type, f"{prefix}{item.name}.")
+        else:
+            ranges[prefix + item.name] = range_text(item.metadata)
+    return ranges
 
 
 def _parse(parser: Any, name: str, arguments: Sequence[str]) -> Any:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.table import Table
@@ -12,14 +12,16 @@ from rich.text import Text
 from reward_models.config import PreferenceConfig
 from reward_models.files import saved_text
 from reward_models.loading import load_reward
-from reward_models.preference import learning_curve, split
+from reward_models.preference import learning_curve, split, without_equal
 from reward_models.preference import train as train_reward_model
 from reward_models.reward_model import RewardModel
 from reward_models.rules import FILM_NOTES_GOLD
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
+from rlhf_pg.core.options import made_from
 from rlhf_pg.language import data, models
-from rlhf_pg.language.config import FILM_NOTES, RewardConfig, SampleConfig, check_at_least
+from rlhf_pg.language.config import FILM_NOTES, RewardConfig, SampleConfig
 from rlhf_pg.language.policy import LanguagePolicy
+from rlhf_pg.language.sampling import check_rows_fit
 from rlhf_pg.language.sampling import sample as sample_completions
 from rlhf_pg.progress import Progress, command, console, plain
 from rlhf_pg.runs import Run, discarded_if_empty, options_of
@@ -65,24 +67,35 @@ def reward(config: RewardConfig, resume: Path | None = None, until: int | None =
 
 def resume(run: Path, until: int | None = None) -> Run:
     """Continue an interrupted run of `rlhf-pg reward` (`rlhf-pg resume`)."""
-    options = options_of(run)
-    learner = PreferenceConfig(**options.pop("learner", {}))
-    return reward(RewardConfig(**options, learner=learner), resume=run, until=until)
+    config = made_from(RewardConfig, options_of(run), str(run / "config.yaml"))
+    return reward(config, resume=run, until=until)
 
 
 def _read_pairs(config: RewardConfig, tokenizer: Any) -> tuple[list[Any], list[Any]]:
     """Training pairs and held-out pairs."""
-    pairs = _pairs(data.read(config.data, "preferences", tokenizer=tokenizer))
+    pairs = _pairs(config.data, "train", tokenizer)
     test = config.test or (FILM_NOTES if config.data == FILM_NOTES else None)
     if test:
-        return pairs, _pairs(data.read(test, "preferences", "test", tokenizer))
+        return pairs, _pairs(test, "test", tokenizer)
     if not int(len(pairs) * config.learner.held_out):
         raise ValueError(f"{len(pairs)} pairs are too few to hold some out; give --test too")
     return split(pairs, config.learner.held_out, config.learner.seed)
 
 
-def _pairs(rows: data.Rows) -> list[dict[str, Any]]:
-    return [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+def _pairs(source: str, split: Literal["train", "test"], tokenizer: Any) -> list[Any]:
+    """The pairs of a source whose completions differ; how many do not is printed."""
+    rows = data.read(source, "preferences", split, tokenizer)
+    pairs = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+    kept = without_equal(pairs)
+    if not kept:
+        raise ValueError(f"{source}: chosen equals rejected in every pair; nothing can be learned")
+    if len(kept) < len(pairs):
+        console.print(
+            f"{source}: left out {len(pairs) - len(kept):,} of {len(pairs):,} pairs, whose chosen "
+            "equals their rejected completion",
+            markup=False,
+        )
+    return kept
 
 
 def fit_reward_model(
@@ -135,12 +148,15 @@ def _print_calibration(report: dict[str, Any]) -> None:
 
 def sample(config: SampleConfig) -> None:
     """Print completions, each with its score if there is a reward."""
-    check_at_least(config, 1, "count", "samples_per_prompt", "max_new_tokens")
     model, tokenizer = models.load(config.model)
     policy = LanguagePolicy(model, config.temperature, critic="none")
     columns = _prompts(config, tokenizer)
+    count, limit = len(columns["prompt"]), config.max_new_tokens
+    data.check_prompt_lengths(model, tokenizer, columns["prompt"], limit)
+    rows = count * config.samples_per_prompt
+    check_rows_fit(model, rows, limit, "--samples_per_prompt or --max_new_tokens", "cpu")
+    columns = data.repeated(columns, range(count), config.samples_per_prompt)
     prompts = columns["prompt"]
-    data.check_prompt_lengths(model, tokenizer, prompts, config.max_new_tokens)
     generator = torch.Generator().manual_seed(config.seed)
     completions = sample_completions(
         policy, tokenizer, prompts, config.max_new_tokens, generator, config.greedy
@@ -161,13 +177,13 @@ def sample(config: SampleConfig) -> None:
 
 
 def _prompts(config: SampleConfig, tokenizer: Any) -> data.Rows:
-    """Prompts with their columns, each `samples_per_prompt` times."""
+    """Prompts with their columns."""
     if config.prompt is None:
         rows = data.read(config.data, "prompts", "test", tokenizer)
         count = len(rows["prompt"])
         chosen = range(0, count, max(1, count // config.count))[: config.count]
-        return data.repeated(rows, chosen, config.samples_per_prompt)
+        return data.repeated(rows, chosen)
     prompts = [config.prompt] if isinstance(config.prompt, str) else list(config.prompt)
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise ValueError("a prompt is empty; give it some text to begin from")
-    return data.repeated({"prompt": prompts}, range(len(prompts)), config.samples_per_prompt)
+    return {"prompt": prompts}

@@ -33,7 +33,7 @@ from rlhf_pg.language.rollout import Reward
 from rlhf_pg.language.sampling import sample
 from rlhf_pg.language.train import train
 from rlhf_pg.progress import Progress, command, console
-from rlhf_pg.runs import Run, read_jsonl
+from rlhf_pg.runs import Run, discarded_if_empty, read_jsonl
 
 POLICIES = ("base", "with KL", "without KL")
 ROWS = {  # rows of the table
@@ -53,7 +53,8 @@ def demo(config: DemoConfig) -> Path:
     gold = load_reward(FILM_NOTES_GOLD)
 
     console.rule(Text("1 · a language model is trained on film notes", "bold"))
-    base = finetune(_base_config(config, run.path)).path
+    with discarded_if_empty(run):
+        base = finetune(_base_config(config, run.path)).path
 
     console.rule(Text("2 · pairs of its samples are compared by the gold scorer", "bold"))
     pairs = make_preferences(base, gold, config)
@@ -135,7 +136,8 @@ def make_preferences(base: Path, gold: Reward, config: DemoConfig) -> list[dict[
                 prompts=completions.prompts, completions=completions.texts, finished=finished
             )
             for a in range(0, len(scores), 2):
-                better = 1 / (1 + math.exp((scores[a + 1] - scores[a]) / config.noise))
+                difference = (scores[a + 1] - scores[a]) / config.noise
+                better = 1 / (1 + math.exp(min(difference, 700.0)))  # math.exp overflows above 709
                 chosen, rejected = (a, a + 1) if judge.random() < better else (a + 1, a)
                 pairs.append(
                     {

@@ -24,10 +24,10 @@ from rich.text import Text
 from reward_models.files import saved_text
 from reward_models.loading import load_reward
 from rlhf_pg.language import data, models
-from rlhf_pg.language.config import LabelConfig, check_at_least
+from rlhf_pg.language.config import LabelConfig
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import Reward, score_completions
-from rlhf_pg.language.sampling import sample
+from rlhf_pg.language.sampling import check_rows_fit, sample
 from rlhf_pg.progress import Progress, command, console
 
 KEYS = {
@@ -255,17 +255,14 @@ def make_pairs(config: LabelConfig, reward: Reward | None, skip: int = 0) -> lis
     `skip` advances the seed, so that a continued session samples new pairs. Every prompt gives one
     pair before any gives a second. Raises ValueError for options that make no pairs.
     """
-    check_at_least(config, 1, "count", "max_new_tokens")
-    if config.samples_per_prompt < 2:
-        raise ValueError(
-            f"samples_per_prompt must be at least 2 to make a pair, not {config.samples_per_prompt}"
-        )
     model, tokenizer = models.load(config.model)
     models.limit_threads(model)
     device = Accelerator(cpu=config.device == "cpu").device
     policy = LanguagePolicy(model, config.temperature, "none").to(device)
     columns = data.spread(data.read(config.data, "prompts", tokenizer=tokenizer), config.count)
     data.check_prompt_lengths(model, tokenizer, columns["prompt"], config.max_new_tokens)
+    rows = min(32, len(columns["prompt"])) * config.samples_per_prompt
+    check_rows_fit(model, rows, config.max_new_tokens, "--samples_per_prompt", device)
     generator = torch.Generator().manual_seed(config.seed + 1_000 * skip)
     sides = random.Random(config.seed + skip)
     ranked: list[tuple[int, float, Pair]] = []  # (rank within its prompt, score difference, pair)

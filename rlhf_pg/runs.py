@@ -240,12 +240,14 @@ def discarded_if_empty(run: Run | None) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        # Logs and checkpoints may also be those of runs inside it.
         begun = ("metrics.jsonl", "checkpoints")
-        if run is not None and not any((run.path / name).exists() for name in begun):
+        if run is not None and not any(any(run.path.rglob(name)) for name in begun):
             shutil.rmtree(run.path, ignore_errors=True)
         raise
 
 
+DEEPEST, LARGEST_LEVEL = 8, 10_000  # levels of lists and mappings in a YAML file, values in one
 LOCK = ".lock"  # held by the process that writes to the folder
 
 
@@ -295,8 +297,43 @@ def _first_free(parent: Path, name: str) -> Path:
 def options_of(folder: str | Path) -> dict[str, Any]:
     """The options of a run (its config.yaml); empty if `folder` is no run."""
     path = Path(folder) / "config.yaml"
-    options = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return options if isinstance(options, dict) else {}
+    return read_yaml(path) if path.is_file() else {}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The options in a YAML file; raises ValueError, naming file and line, for anything else."""
+    try:
+        values = yaml.safe_load(path.read_bytes().decode("utf-8"))
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ValueError(f"{path}{where}: no YAML: {problem or error}") from error
+    except (ValueError, RecursionError) as error:  # no UTF-8, an endless number or nesting
+        raise ValueError(f"{path}: no YAML: {error}") from error
+    if not isinstance(values, dict):
+        kind = "nothing" if values is None else f"a {type(values).__name__}"
+        raise ValueError(f"{path} must hold options, one `name: value` a line, but holds {kind}")
+    _check_nesting(values, str(path))
+    return values
+
+
+def _check_nesting(values: dict[str, Any], source: str) -> None:
+    """Raise ValueError for names that are no text, or nesting without end (YAML's aliases)."""
+    level: list[Any] = [values]
+    for _ in range(DEEPEST):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                if wrong := [key for key in value if not isinstance(key, str)]:
+                    raise ValueError(f"{source}: an option's name must be text, not {wrong[0]!r}")
+                inner += value.values()
+            elif isinstance(value, list):
+                inner += value
+            if len(inner) > LARGEST_LEVEL:
+                raise ValueError(f"{source}: more than {LARGEST_LEVEL:,} values")
+        level = inner
+    if any(isinstance(value, dict | list) for value in level):
+        raise ValueError(f"{source}: options are nested more than {DEEPEST} deep")
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -104,6 +104,9 @@ def work(
         trainer.close()
     except (BrokenPipeError, ConnectionResetError):
         pass  # the parent is gone
+    except ValueError as error:  # of bad input: its text is enough
+        out.send(str(error))
+        raise SystemExit(1) from None
     except Exception:
         out.send(traceback.format_exc())
         raise SystemExit(1) from None

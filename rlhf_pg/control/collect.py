@@ -6,6 +6,7 @@ The step that only resets is not a transition: it is masked out.
 """
 
 import difflib
+import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ def make_environments(name: str, count: int, options: dict[str, Any] | None = No
     `options` are the environment's keyword arguments. All copies reset on the step after an end,
     which ignores its action: the one mode that every Gymnasium vector environment supports. Raises
     ValueError for an unknown id (naming the nearest one), an option that the environment does not
-    take, or an environment that resets otherwise.
+    take, an environment that resets otherwise, or one whose module or constructor raises.
     """
     if count < 1:
         raise ValueError(f"environments must be at least 1, not {count}")
@@ -43,12 +44,23 @@ def make_environments(name: str, count: int, options: dict[str, Any] | None = No
         near = difflib.get_close_matches(name, gymnasium.registry, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"no Gymnasium environment {name!r}{hint} ({error})") from error
-    except TypeError as error:
-        raise ValueError(f"environment {name} does not take {options}: {error}") from error
+    except (Exception, SystemExit) as error:  # of the environment's own code
+        if isinstance(error, TypeError) and options:
+            raise ValueError(f"environment {name} does not take {options}: {error}") from error
+        raise _failed(name, error) from error
     mode = environments.metadata.get("autoreset_mode")
     if mode != AutoresetMode.NEXT_STEP:
         raise ValueError(f"environment {name} resets by {mode}; only NEXT_STEP is supported")
     return environments
+
+
+def _failed(name: str, error: BaseException) -> ValueError:
+    """An error of an environment's own code as one line, with the place that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "site-packages" not in f.filename and f.filename[0] != "<"]
+    message = " ".join(str(error).split())
+    place = f" (at {own[-1].filename}:{own[-1].lineno})" if own[-1].filename != __file__ else ""
+    return ValueError(f"environment {name} failed: {type(error).__name__}: {message}{place}")
 
 
 class Step(NamedTuple):
@@ -95,7 +107,10 @@ class Collector:
     def restart(self, seed: int | None = None) -> None:
         """Begin a new episode in every environment."""
         self.resets.append((len(self.history), seed))
-        observations, _ = self.environments.reset(seed=seed)
+        try:
+            observations, _ = self.environments.reset(seed=seed)
+        except (Exception, SystemExit) as error:
+            raise _failed(self._name(), error) from error
         self.observations = self._encode(observations)  # (N, size)
         self.resetting = np.zeros(self.environments.num_envs, dtype=bool)
         self.scores[:], self.lengths[:] = 0, 0
@@ -158,7 +173,10 @@ class Collector:
             actions = act(self.observations, row)
             performed = to_environment(actions)
             self.history.append(np.array(performed))
-            observations, rewards, terminated, truncated, _ = self.environments.step(performed)
+            try:
+                observations, rewards, terminated, truncated, _ = self.environments.step(performed)
+            except (Exception, SystemExit) as error:
+                raise _failed(self._name(), error) from error
             ended = terminated | truncated
             before, real = self.observations, ~self.resetting
             self.observations, self.resetting = self._encode(observations), ended
@@ -253,6 +271,10 @@ class Collector:
         shape = (steps, self.environments.num_envs)
         noise = self.policy.distribution.noise(shape, self.rng)
         return np.zeros_like(noise) if self.greedy else noise
+
+    def _name(self) -> str:
+        spec = self.environments.spec
+        return spec.id if spec else type(self.environments).__name__
 
     def _encode(self, observations: np.ndarray) -> np.ndarray:
         return encode(self.environments.single_observation_space, observations)

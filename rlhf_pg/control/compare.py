@@ -21,7 +21,7 @@ from rlhf_pg.core import gradients
 from rlhf_pg.core.algorithms import LearnerConfig
 from rlhf_pg.core.rollout import Rollout
 from rlhf_pg.progress import Progress, console, number
-from rlhf_pg.runs import Run
+from rlhf_pg.runs import Run, discarded_if_empty
 
 EPISODES_PER_GRADIENT = 16
 
@@ -48,8 +48,10 @@ def compare(config: CompareConfig) -> list[Row]:
 
     Raises ValueError for an unknown environment or algorithm, before anything is run.
     """
-    if config.seeds < 1 or not config.algorithms:
-        raise ValueError("compare needs at least one algorithm and one seed")
+    if not config.algorithms:
+        raise ValueError("algorithms: compare needs at least one")
+    if config.gradient_batches == 1:
+        raise ValueError("gradient_batches must be at least 2, or 0 to measure no gradients")
     make_environments(config.env, 1).close()
     if config.threshold is None:
         config = replace(config, threshold=gymnasium.spec(config.env).reward_threshold)
@@ -57,7 +59,8 @@ def compare(config: CompareConfig) -> list[Row]:
         preset(name, config.env).check()
     run = Run.create(config.output, f"compare-{config.env}".replace("/", "-"), config)
     outcomes: dict[str, list[Outcome]] = {name: [] for name in config.algorithms}
-    with Progress(len(config.algorithms) * config.seeds, f"compare on {config.env}") as progress:
+    runs = len(config.algorithms) * config.seeds
+    with discarded_if_empty(run), Progress(runs, f"compare on {config.env}") as progress:
         for done, (name, outcome) in enumerate(_outcomes(config), 1):
             outcomes[name].append(outcome)
             progress.update(done, score=outcome.score)

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf_pg.core.algorithms import LearnerConfig, algorithm
+from rlhf_pg.core.options import Options, check_options, made_from, option
 from rlhf_pg.runs import options_of
 from rlhf_pg.trust import check
 
 
 @dataclass
-class PolicyConfig:
+class PolicyConfig(Options):
     """The networks and the action distribution."""
 
-    hidden: list[int] = field(default_factory=lambda: [64, 64])
+    hidden: list[int] = option([64, 64], at_least=1)
     """Units of each hidden layer, usually 32 to 256."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Activation of the hidden layers; tanh is usual for vector observations."""
@@ -29,7 +30,7 @@ class PolicyConfig:
     """Squash real-valued actions into their bounds with tanh instead of clipping them."""
     state_dependent_std: bool = False
     """Let the network output the standard deviation, instead of one parameter per dimension."""
-    log_std: float = 0.0
+    log_std: float = option(0.0, at_least=-20, at_most=20)
     """Initial log standard deviation of real-valued actions, usually -1 to 0."""
     normalise: bool = False
     """Scale observations by their running mean and standard deviation."""
@@ -42,7 +43,7 @@ _CONTROL: dict[str, Any] = dict(
 
 
 @dataclass
-class ControlConfig:
+class ControlConfig(Options):
     """One training run on a Gymnasium environment."""
 
     env: str = "CartPole-v1"
@@ -52,32 +53,32 @@ class ControlConfig:
     algorithm: str = "ppo"
     """reinforce, reinforce-baseline, actor-critic, a2c, ppo, a3c (a2c in worker processes), rloo or
     grpo (which compare the episodes of one rollout)."""
-    seed: int = 0
+    seed: int = option(0, at_least=0)
     """Random seed; the same seed gives the same run, except with a3c."""
-    environments: int = 16
+    environments: int = option(16, at_least=1, at_most=100_000)
     """Environments stepped in parallel, usually 1 to 64; with a3c, in each worker."""
-    rollout_steps: int | None = 32
+    rollout_steps: int | None = option(32, at_least=1)
     """Steps of each environment per update, usually 5 to 2048; null: one whole episode of each."""
-    total_steps: int = 200_000
+    total_steps: int = option(200_000, at_least=1)
     """Environment steps of the run, usually 50,000 to 1,000,000."""
     threshold: float | None = None
     """Stop once an evaluation's mean exceeds this score by two standard errors; null: never."""
-    eval_episodes: int = 100
+    eval_episodes: int = option(100, at_least=1, at_most=100_000)
     """Episodes per evaluation, usually 20 to 100, each in its own environment."""
-    eval_interval: int = 10_000
+    eval_interval: int = option(10_000, at_least=1)
     """Environment steps between evaluations, usually 1,000 to 50,000."""
     greedy: bool = False
     """Evaluate the most likely action instead of sampling."""
     normalise_rewards: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
-    entropy_temperature: float = 0.0
+    entropy_temperature: float = option(0.0, at_least=0)
     """Weight of the entropy in the reward (maximum-entropy objective), usually 0 to 0.2."""
     target_entropy: float | None = None
     """Tune the temperature towards this entropy, in nats per action; usually half of log(number of
     actions), or minus the number of real-valued dimensions. Null: the temperature is constant."""
-    workers: int = 2
+    workers: int = option(2, at_least=1, at_most=1024)
     """Worker processes of a3c, usually one per core."""
-    checkpoint_every: int | None = None
+    checkpoint_every: int | None = option(None, at_least=0)
     """Iterations between checkpoints, to resume from; 0 writes none. By default as often as takes
     under 5 % of the time, and at most every 10 seconds."""
     output: str | None = None
@@ -88,13 +89,12 @@ class ControlConfig:
     """The algorithm's settings."""
 
     def check(self) -> None:
-        """Raise ValueError, naming the option, if an option is out of range."""
+        """Raise ValueError if an option is out of range or contradicts another.
+
+        Ranges are checked again, since attributes may have been set after the object was made.
+        """
+        check_options(self)
         learner_config(self.algorithm)
-        counts = ("environments", "rollout_steps", "total_steps", "eval_episodes", "eval_interval")
-        for name in (*counts, "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
         for name in ("gamma", "lr"):
             if getattr(self.learner, name) <= 0:
                 raise ValueError(
@@ -118,7 +118,7 @@ class ControlConfig:
 
 
 @dataclass
-class CompareConfig:
+class CompareConfig(Options):
     """Several algorithms on one environment, each with its preset, over several seeds."""
 
     env: str = "CartPole-v1"
@@ -127,19 +127,19 @@ class CompareConfig:
         default_factory=lambda: ["reinforce", "reinforce-baseline", "actor-critic", "a2c", "ppo"]
     )
     """Names as for `rlhf-pg control`."""
-    seeds: int = 5
+    seeds: int = option(5, at_least=1)
     """Runs of each algorithm, usually 3 to 10."""
-    total_steps: int = 200_000
+    total_steps: int = option(200_000, at_least=1)
     """Environment steps of each run, at most; usually 50,000 to 1,000,000."""
     threshold: float | None = None
     """Score at which a run counts as solved and stops; null: the environment's own, if any."""
-    eval_episodes: int = 100
+    eval_episodes: int = option(100, at_least=1, at_most=100_000)
     """Episodes per evaluation, usually 20 to 100."""
-    eval_interval: int = 5_000
+    eval_interval: int = option(5_000, at_least=1)
     """Environment steps between evaluations, usually 1,000 to 50,000."""
-    gradient_batches: int = 100
+    gradient_batches: int = option(100, at_least=0)
     """Gradient estimates, each from 16 whole episodes, usually 50 to 500; 0: not measured."""
-    probe_steps: int = 10_000
+    probe_steps: int = option(10_000, at_least=1)
     """Environment steps for which a2c trains the policy and critic at which the gradient is
     measured, usually 5,000 to 50,000."""
     output: str | None = None
@@ -147,18 +147,18 @@ class CompareConfig:
 
 
 @dataclass
-class WatchConfig:
+class WatchConfig(Options):
     """Record a trained agent as an animated GIF."""
 
     run: str = "runs/CartPole-v1-ppo"
     """Folder of a control run."""
-    episodes: int = 1
+    episodes: int = option(1, at_least=1)
     """Episodes, usually 1 to 5."""
-    seed: int = 0
+    seed: int = option(0, at_least=0)
     """Random seed of the environment and the actions."""
     greedy: bool = False
     """Take the most likely action instead of sampling."""
-    max_frames: int = 500
+    max_frames: int = option(500, at_least=1, at_most=20_000)
     """Frames at most, usually 200 to 2,000; all of them are held in memory."""
     output: str | None = None
     """A .gif file; null: watch.gif in the run's folder."""
@@ -235,22 +235,12 @@ def tuned(config: ControlConfig, **values: Any) -> ControlConfig:
 def read_config(run: Path, trust: bool = False) -> ControlConfig:
     """The configuration of a run, from its config.yaml.
 
-    Raises ValueError if the folder holds no control run, one with unknown options or, without
-    `trust`, one of unknown origin whose environment is code of its own (see rlhf_pg.trust).
+    Raises ValueError if the folder holds no control run, one with unknown or wrong options or,
+    without `trust`, one of unknown origin whose environment is code of its own (rlhf_pg.trust).
     """
-    options = dict(options_of(run))
+    options = options_of(run)
+    if "env" not in options:
+        raise ValueError(f"{run} holds no control run: its config.yaml names no env")
     check(run, {name: options.get(name) for name in ("env", "env_options")}, trust)
-    learner, policy = options.pop("learner", {}), options.pop("policy", {})
-    unknown: set[str] = set()
-    for given, kind in (
-        (options, ControlConfig),
-        (learner, LearnerConfig),
-        (policy, PolicyConfig),
-    ):
-        unknown |= set(given) - {item.name for item in fields(kind)}
-    if unknown or "env" not in options:
-        raise ValueError(
-            f"{run} holds no control run that this version knows: "
-            f"{', '.join(sorted(unknown)) or 'no config.yaml'}"
-        )
-    return ControlConfig(**options, learner=LearnerConfig(**learner), policy=PolicyConfig(**policy))
+    config: ControlConfig = made_from(ControlConfig, options, str(run / "config.yaml"))
+    return config

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rlhf_pg.control.config import ControlConfig, PolicyConfig
 from rlhf_pg.control.distributions import distribution_for
 from rlhf_pg.control.normalise import Moments
 from rlhf_pg.core.rollout import Evaluation, Rollout
+from rlhf_pg.memory import check_fits
 
 
 def observation_size(space: spaces.Space) -> int:
@@ -153,6 +155,9 @@ class ActorCritic(nn.Module):
 
 def make_policy(config: ControlConfig, environments: VectorEnv) -> ActorCritic:
     """A new policy for these environments, with a critic if the baseline is one."""
+    sizes = [1, *config.policy.hidden, 1]
+    parameters = sum(a * b for a, b in pairwise(sizes))
+    check_fits(16 * parameters, "training this network with Adam", "--policy.hidden")
     return ActorCritic(
         environments.single_observation_space,
         environments.single_action_space,

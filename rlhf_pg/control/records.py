@@ -27,9 +27,7 @@ ACTIONS: dict[str, Sequence[str]] = {  # names from the environments' documentat
 
 
 @torch.no_grad()
-def episodes(
-    path: Path, count: int, seed: int = 0, trust: bool = False
-) -> list[dict[str, Any]]:
+def episodes(path: Path, count: int, seed: int = 0, trust: bool = False) -> list[dict[str, Any]]:
     """Play `count` whole episodes with a run's policy; one record each.
 
     Raises ValueError as `read_config` does.

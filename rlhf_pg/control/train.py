@@ -23,6 +23,7 @@ from rlhf_pg.control.entropy import CollapseMonitor, Temperature
 from rlhf_pg.control.normalise import RewardScale
 from rlhf_pg.control.policy import ActorCritic, make_policy, save_policy
 from rlhf_pg.core.learner import Learner
+from rlhf_pg.memory import check_fits
 from rlhf_pg.progress import Progress, command, console
 from rlhf_pg.runs import Run, discarded_if_empty, read_jsonl
 
@@ -44,6 +45,9 @@ class Trainer:
     ) -> None:
         config.check()
         self.config = config
+        # Observations, actions, rewards, values and masks of one rollout, each of at least 4 bytes.
+        steps = config.environments * (config.rollout_steps or 1)
+        check_fits(32 * steps, f"{steps:,} steps at once", "--environments or --rollout_steps")
         seed = config.seed + WORKER_SEED * rank
         environments = make_environments(config.env, config.environments, config.env_options)
         self.policy = make_policy(config, environments)

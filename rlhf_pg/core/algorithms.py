@@ -7,6 +7,8 @@ import difflib
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from rlhf_pg.core.options import Options, option
+
 Reduction = Literal["episode", "token", "constant"]
 Baseline = Literal[
     "none",
@@ -21,7 +23,7 @@ Baseline = Literal[
 
 
 @dataclass
-class LearnerConfig:
+class LearnerConfig(Options):
     """How a rollout becomes a gradient step; a named algorithm is a preset of these options."""
 
     baseline: Baseline = "critic"
@@ -32,12 +34,12 @@ class LearnerConfig:
     "group-centred" includes the sample itself, which scales the gradient by 1 - 1/n but not a KL in
     the loss. "group" also divides by the group's standard deviation, which weights prompts by
     1/deviation and, with the KL in the loss, makes the policy much sharper than the optimum."""
-    gamma: float = 1.0
+    gamma: float = option(1.0, at_least=0, at_most=1)
     """Discount factor: 1 for text, usually 0.9 to 0.999 for control. As usual, steps are not
     weighted by gamma^t, so below 1 this is not the exact gradient of the discounted return."""
-    lam: float = 0.95
+    lam: float = option(0.95, at_least=0, at_most=1)
     """GAE's lambda, usually 0.9 to 1. 1 is unbiased; below 1 a wrong critic biases the gradient."""
-    n_steps: int | None = None
+    n_steps: int | None = option(None, at_least=1)
     """Bootstrap from the critic after this many steps, instead of using lambda; usually 5. In
     longer episodes a wrong critic biases the gradient."""
     whiten_rewards: bool = False
@@ -46,16 +48,16 @@ class LearnerConfig:
     whiten_advantages: bool = False
     """Scale advantages to mean 0 and variance 1 over the batch. Adds noise in batches of few steps;
     slightly biased, since the scale depends on the sample."""
-    clip: float | None = None
+    clip: float | None = option(None, above=0)
     """PPO's clip of the ratio, usually 0.1 to 0.3; null is the plain policy gradient. From the
     second step on a rollout on, the gradient is biased: by clipping, and because a token's ratio
     ignores how the probabilities of the other tokens changed."""
-    value_clip: float | None = None
+    value_clip: float | None = option(None, above=0)
     """Clip new values to within this of the old ones, usually 0.2; null does not. A critic with
     much larger values then learns slowly."""
-    value_coef: float = 0.1
+    value_coef: float = option(0.1, at_least=0)
     """Weight of the value loss, usually 0.1 (text) or 0.5 (control)."""
-    entropy_coef: float = 0.0
+    entropy_coef: float = option(0.0, at_least=0)
     """Weight of the entropy bonus, usually 0 to 0.02. It raises the entropy at the visited states
     and ignores that other actions lead to other states."""
     kl_in: Literal["reward", "loss"] = "reward"
@@ -65,48 +67,32 @@ class LearnerConfig:
     """"episode": sum over steps, mean over rows (the policy gradient). "token": mean over all
     tokens (usual for PPO; the lengths in the batch rescale the gradient). "constant": sum /
     (rows * columns)."""
-    epochs: int = 1
+    epochs: int = option(1, at_least=1)
     """Passes over each rollout, usually 1 (on-policy) to 4 (PPO) or 10 (PPO in control). Without
     `clip`, every step but the first treats samples of an older policy as its own."""
-    minibatches: int = 1
+    minibatches: int = option(1, at_least=1)
     """Gradient steps per pass, usually 1 to 8."""
-    micro_rows: int | None = None
+    micro_rows: int | None = option(None, at_least=1)
     """Maximum rows per forward pass, to limit memory; the gradient is the same. Defaults to
     all."""
-    target_kl: float | None = None
+    target_kl: float | None = option(None, above=0)
     """Stop the epochs once KL(old || new) exceeds 1.5 times this, usually 0.01 to 0.05."""
-    critic_warmup: int = 0
+    critic_warmup: int = option(0, at_least=0)
     """Number of first updates that train only the critic, usually 0 to 20."""
-    lr: float = 3e-4
+    lr: float = option(3e-4, at_least=0)
     """Learning rate of Adam, usually 1e-6 (large LMs) to 1e-3 (tiny ones)."""
-    lr_decay_updates: int | None = None
+    lr_decay_updates: int | None = option(None, at_least=1)
     """Number of updates over which the learning rate falls linearly to 0; null keeps it
     constant."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = option(1.0, at_least=0)
     """Clip the gradient's norm, usually 1.0 (text) or 0.5 (control); 0 does not. Clipping gives
     batches with large gradients less weight, a bias."""
-    adam_eps: float = 1e-5
+    adam_eps: float = option(1e-5, above=0)
     """Adam's epsilon, usually 1e-5 for policy gradients."""
-    weight_decay: float = 0.0
+    weight_decay: float = option(0.0, at_least=0)
     """AdamW's weight decay, usually 0."""
-    seed: int = 0
+    seed: int = option(0, at_least=0)
     """Random seed of the order of minibatches."""
-
-    def __post_init__(self) -> None:
-        """Raise ValueError if an option is out of range."""
-        for name in ("n_steps", "epochs", "minibatches", "micro_rows", "lr_decay_updates"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"learner.{name} must be at least 1, not {value}")
-        for name in ("gamma", "lam"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"learner.{name} must be from 0 to 1, not {getattr(self, name)}")
-        for name in ("clip", "value_clip", "target_kl"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"learner.{name} must be above 0, not {value}")
-        if not self.lr >= 0:
-            raise ValueError(f"learner.lr must not be below 0, but is {self.lr}")
 
 
 ALGORITHMS: dict[str, LearnerConfig] = {
@@ -149,9 +135,9 @@ def algorithm(name: str, **overrides: Any) -> LearnerConfig:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown algorithm {name!r}: use one of {', '.join(ALGORITHMS)}{hint}")
     known = [field.name for field in fields(LearnerConfig)]
-    for option in overrides:
-        if option not in known:
-            near = SYNONYMS.get(option) or difflib.get_close_matches(option, known, n=1)
+    for given in overrides:
+        if given not in known:
+            near = SYNONYMS.get(given) or difflib.get_close_matches(given, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f": use one of {', '.join(known)}"
-            raise ValueError(f"unknown option {option!r} of the learner{hint}")
+            raise ValueError(f"unknown option {given!r} of the learner{hint}")
     return replace(ALGORITHMS[name], **overrides)

@@ -3,13 +3,14 @@
 Field docstrings are the help of the command line. Nothing here imports torch, so that help is fast.
 """
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from reward_models.config import PreferenceConfig
 from reward_models.rules import FILM_NOTES
 from rlhf_pg.core.algorithms import ALGORITHMS, LearnerConfig, algorithm
+from rlhf_pg.core.options import Options, check_options, made_from, option
 from rlhf_pg.runs import options_of
 
 COMPARING = ("leave-one-out", "group", "group-centred")  # baselines that need K > 1 samples
@@ -21,7 +22,7 @@ OF_ALGORITHM = LearnerConfig()  # stands for a learner that is not given
 
 
 @dataclass
-class TrainConfig:
+class TrainConfig(Options):
     """Train a language model toward a reward."""
 
     algorithm: str = "ppo"
@@ -39,27 +40,27 @@ class TrainConfig:
     """Second reward, logged and never trained on; film-notes has its own."""
     reference: str | None = None
     """Model to which the KL is measured. Defaults to a frozen copy of the initial policy."""
-    iterations: int = 100
+    iterations: int = option(100, at_least=1)
     """Number of rollouts, usually 50 to 1,000."""
-    rows: int = 64
+    rows: int = option(64, at_least=1)
     """Completions per rollout, over all processes; usually 32 to 512."""
-    samples_per_prompt: int = None  # type: ignore[assignment]
+    samples_per_prompt: int = option(None, at_least=1)
     """Completions of each prompt, usually 2 to 8 for rloo and grpo. Defaults to 4 for these, and to
     1 for the other algorithms."""
-    max_new_tokens: int = 48
+    max_new_tokens: int = option(48, at_least=1)
     """Maximum length of a completion in tokens, EOS included."""
-    temperature: float = 1.0
+    temperature: float = option(1.0, at_least=0.01)
     """Sampling temperature. Log-probabilities of policy and reference use it too; usually 0.7 to
     1."""
-    kl_coef: float = 0.2
+    kl_coef: float = option(0.2, at_least=0)
     """Weight of KL(policy || reference), usually 0.02 to 0.2; 0 removes the penalty."""
-    kl_target: float | None = None
+    kl_target: float | None = option(None, above=0)
     """Adapt the weight to keep the KL near this many nats per completion, usually 3 to 10."""
-    kl_horizon: float = 10_000.0
+    kl_horizon: float = option(10_000.0, above=0)
     """Time scale of the adaptive weight in episodes; smaller adapts faster."""
-    missing_eos_penalty: float = 1.0
+    missing_eos_penalty: float = option(1.0, at_least=0)
     """Subtracted from the score of a completion cut at the length limit, usually 0 to 1."""
-    score_clip: float | None = None
+    score_clip: float | None = option(None, above=0)
     """Clip scores to plus or minus this before the KL is subtracted, usually 5. Scores beyond it
     become equal, so the objective changes."""
     bootstrap_truncated: bool = False
@@ -72,26 +73,26 @@ class TrainConfig:
     critic_from: str | None = None
     """Initialise a separate critic from this reward model (a folder or run), instead of a copy of
     the policy with a zero head."""
-    lora_rank: int | None = None
+    lora_rank: int | None = option(None, at_least=1)
     """Train LoRA adapters of this rank instead of all weights, usually 4 to 64 (extra: peft). The
     reference is then the same model without adapters; they are merged into the saved policy."""
     bf16: bool = False
     """Compute in bfloat16 where the device supports it. Sampling and scoring then differ in the
     third digit (see first_ratio_drift)."""
-    samples_every: int = 10
+    samples_every: int = option(10, at_least=1)
     """Iterations between entries of samples.jsonl and tokens.jsonl."""
-    samples_kept: int = 4
+    samples_kept: int = option(4, at_least=0)
     """Completions per entry: of the rollout in samples.jsonl, of the same fixed prompts through
     the whole run in tokens.jsonl."""
-    processes: int = 1
+    processes: int = option(1, at_least=1, at_most=1024)
     """Processes on this machine, usually one per GPU or two to four CPU cores each. `torchrun` and
     `accelerate launch` work too. The model must fit on each device."""
-    checkpoint_every: int | None = None
+    checkpoint_every: int | None = option(None, at_least=0)
     """Iterations between checkpoints, to resume from; 0 writes none. By default as often as takes
     under 5 % of the time, and at most every 10 seconds."""
     device: Device = "auto"
     """"auto" uses an accelerator if there is one; "cpu" does not."""
-    seed: int = 0
+    seed: int = option(0, at_least=0)
     """Random seed of sampling, prompt order and minibatches."""
     output: str | None = None
     """Run folder. Defaults to runs/ALGORITHM, or the next free number."""
@@ -108,6 +109,7 @@ class TrainConfig:
             self.samples_per_prompt = 4 if self.learner.baseline in COMPARING else 1
         if self.critic is None:
             self.critic = "shared" if self.learner.baseline == "critic" else "none"
+        super().__post_init__()
 
 
 def preset(algorithm_name: str) -> TrainConfig:
@@ -116,19 +118,21 @@ def preset(algorithm_name: str) -> TrainConfig:
 
 
 def check(config: TrainConfig) -> None:
-    """Raise ValueError if an option is out of range or contradicts another."""
+    """Raise ValueError if an option is out of range or contradicts another.
+
+    Ranges are checked again, since attributes may have been set after the object was made.
+    """
     if config.algorithm not in ALGORITHMS:
         algorithm(config.algorithm)  # raises, naming the nearest
-    check_at_least(
-        config, 1, "iterations", "rows", "samples_per_prompt", "max_new_tokens", "samples_every"
-    )
-    check_at_least(config, 1, "lora_rank", "processes")
-    check_at_least(config, 0, "kl_coef", "missing_eos_penalty", "samples_kept", "score_clip")
-    check_at_least(config, 0, "checkpoint_every")
+    check_options(config)
     if config.rows % config.samples_per_prompt:
         raise ValueError(
             f"rows ({config.rows}) must be a multiple of samples_per_prompt "
             f"({config.samples_per_prompt})"
+        )
+    if config.kl_target is not None and not config.kl_coef:
+        raise ValueError(
+            "kl_target adapts kl_coef, which never moves from 0: set --kl_coef above 0"
         )
     if config.critic_from is not None and config.critic != "separate":
         raise ValueError(
@@ -147,26 +151,10 @@ def check(config: TrainConfig) -> None:
         )
 
 
-def check_at_least(config: object, least: int, *names: str) -> None:
-    """Raise ValueError for the first of the named fields that is below `least`; None passes."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not value >= least:
-            raise ValueError(f"{name} must be at least {least}, not {value}")
-
-
 def train_config(path: Path) -> TrainConfig:
-    """The options of a run, from its config.yaml; raises ValueError for unknown ones."""
-    options = dict(options_of(path))
-    learner = options.pop("learner", {})
-    for given, known in ((options, TrainConfig), (learner, LearnerConfig)):
-        strange = set(given) - {field.name for field in fields(known)}
-        if strange:
-            raise ValueError(
-                f"{path / 'config.yaml'} has options unknown to this version: "
-                f"{', '.join(sorted(strange))}"
-            )
-    return TrainConfig(**options, learner=LearnerConfig(**learner))
+    """The options of a run, from its config.yaml; raises ValueError for unknown or wrong ones."""
+    config: TrainConfig = made_from(TrainConfig, options_of(path), str(path / "config.yaml"))
+    return config
 
 
 def with_kept_models(config: TrainConfig, run: Path) -> TrainConfig:
@@ -180,7 +168,7 @@ def with_kept_models(config: TrainConfig, run: Path) -> TrainConfig:
 
 
 @dataclass
-class FinetuneConfig:
+class FinetuneConfig(Options):
     """Train a language model on text."""
 
     data: str = FILM_NOTES
@@ -192,34 +180,34 @@ class FinetuneConfig:
     tokenizer: Literal["word", "bpe"] = "word"
     """Tokenizer of a new model: whole words (small closed vocabularies), or byte-level BPE (any
     text)."""
-    vocabulary: int = 2000
+    vocabulary: int = option(2000, at_least=4)
     """Maximum vocabulary of a new tokenizer, usually 200 to 8,000."""
-    width: int = 128
+    width: int = option(128, at_least=1)
     """Hidden size of a new model, usually 64 to 256."""
-    layers: int = 2
+    layers: int = option(2, at_least=1, at_most=1000)
     """Transformer blocks of a new model, usually 2 to 6."""
-    heads: int = 4
+    heads: int = option(4, at_least=1)
     """Attention heads of a new model; they divide the width."""
-    context: int = 128
+    context: int = option(128, at_least=2)
     """Context length of a new model in tokens; longer texts are cut."""
-    epochs: int = 3
+    epochs: int = option(3, at_least=1, at_most=1000)
     """Passes over the text, usually 1 to 10."""
-    batch_size: int = 16
+    batch_size: int = option(16, at_least=1)
     """Texts per gradient step, usually 16 (tiny models) to 128."""
-    lr: float = 3e-3
+    lr: float = option(3e-3, above=0)
     """Peak learning rate, warmed up and then annealed to 0; usually 1e-3 to 5e-3 (tiny models),
     1e-5 to 1e-4 (pretrained ones)."""
-    checkpoint_every: int | None = None
+    checkpoint_every: int | None = option(None, at_least=0)
     """Gradient steps between checkpoints, to resume from; 0 writes none. By default as often as
     takes under 5 % of the time, and at most every 10 seconds."""
-    seed: int = 0
+    seed: int = option(0, at_least=0)
     """Random seed of the weights and the order of the texts."""
     output: str | None = None
     """Run folder. Defaults to runs/base, or the next free number."""
 
 
 @dataclass
-class RewardConfig:
+class RewardConfig(Options):
     """Train a Bradley-Terry reward model on preference pairs."""
 
     data: str = FILM_NOTES
@@ -228,9 +216,9 @@ class RewardConfig:
     """Held-out pairs. Defaults to a share of the data (film-notes has its own)."""
     model: str = "runs/base"
     """Language model to start from: a run, a folder, or a hub name."""
-    curve: list[int] | None = None
+    curve: list[int] | None = option(None, at_least=1)
     """Also train new models on these numbers of pairs and report their accuracy: '[500, 1000]'."""
-    checkpoint_every: int | None = None
+    checkpoint_every: int | None = option(None, at_least=0)
     """Gradient steps between checkpoints, to resume from; 0 writes none. By default as often as
     takes under 5 % of the time, and at most every 10 seconds."""
     output: str | None = None
@@ -240,7 +228,7 @@ class RewardConfig:
 
 
 @dataclass
-class SampleConfig:
+class SampleConfig(Options):
     """Print completions of a model, with their scores."""
 
     model: str = "runs/ppo"
@@ -251,22 +239,22 @@ class SampleConfig:
     """Source of the prompts: a file, folder or hub name with a `prompt` column."""
     reward: str | None = None
     """Score each completion with this reward; film-notes completions get their gold score."""
-    count: int = 5
+    count: int = option(5, at_least=1)
     """Number of prompts taken from the data."""
-    samples_per_prompt: int = 1
+    samples_per_prompt: int = option(1, at_least=1)
     """Completions of each prompt."""
-    max_new_tokens: int = 48
+    max_new_tokens: int = option(48, at_least=1)
     """Maximum length of a completion in tokens, EOS included."""
-    temperature: float = 1.0
+    temperature: float = option(1.0, at_least=0.01)
     """Sampling temperature; below 1 likely tokens become likelier."""
     greedy: bool = False
     """Take the likeliest token each time instead of sampling."""
-    seed: int = 0
+    seed: int = option(0, at_least=0)
     """Random seed of sampling."""
 
 
 @dataclass
-class EvaluateConfig:
+class EvaluateConfig(Options):
     """Measure a policy, on prompts it was not trained on, against its initial model."""
 
     model: str = "runs/ppo"
@@ -279,19 +267,20 @@ class EvaluateConfig:
     """A second reward. Defaults to the run's own; film-notes has one."""
     data: str | None = None
     """Prompts. Defaults to the run's (film-notes: the test prompts, not the training ones)."""
-    prompts: int = 100
+    prompts: int = option(100, at_least=1)
     """Maximum number of prompts, spread over the data; usually 50 to 500."""
-    samples_per_prompt: int = 4
+    samples_per_prompt: int = option(4, at_least=1)
     """Completions of each prompt, usually 1 to 8."""
-    best_of: int = 64
-    """Largest n of best-of-n, sampled from the base model for every prompt; 0 skips it."""
-    max_new_tokens: int | None = None
+    best_of: int = option(64, at_least=0)
+    """Largest n of best-of-n (1, 2, 4, ... up to it), sampled from the base model for every prompt;
+    0 measures no best-of-n."""
+    max_new_tokens: int | None = option(None, at_least=1)
     """Maximum length of a completion in tokens, EOS included. Defaults to the run's, or 48."""
-    temperature: float | None = None
+    temperature: float | None = option(None, at_least=0.01)
     """Sampling temperature. Defaults to the run's, or 1."""
     device: Device = "auto"
     """"auto" uses an accelerator if there is one; "cpu" does not."""
-    seed: int = 0
+    seed: int = option(0, at_least=0)
     """Random seed of sampling."""
     output: str | None = None
     """A .json file for the result. Defaults to evaluation.json in the run, if MODEL is one."""
@@ -301,10 +290,10 @@ class EvaluateConfig:
 
 
 @dataclass
-class FrontierConfig:
+class FrontierConfig(Options):
     """Train with several KL coefficients, and compare the results with best-of-n."""
 
-    coefficients: list[float] = field(default_factory=lambda: [0.0, 0.05, 0.1, 0.2, 0.4])
+    coefficients: list[float] = option([0.0, 0.05, 0.1, 0.2, 0.4], at_least=0)
     """KL coefficients, usually 4 to 8 from 0 to 0.5; each is one training run."""
     algorithm: str = "ppo"
     """Algorithm as in `rlhf-pg train`, with its settings for text."""
@@ -316,34 +305,34 @@ class FrontierConfig:
     """A second reward that is only measured; film-notes has its own."""
     data: str = FILM_NOTES
     """Prompts: a file, folder or hub name with a `prompt` column."""
-    iterations: int = 60
+    iterations: int = option(60, at_least=1)
     """Rollouts of each run, usually 50 to 200."""
-    rows: int = 64
+    rows: int = option(64, at_least=1)
     """Completions per rollout, usually 32 to 512."""
-    lr: float | None = None
+    lr: float | None = option(None, above=0)
     """Learning rate. Defaults to the algorithm's own."""
-    max_new_tokens: int = 48
+    max_new_tokens: int = option(48, at_least=1)
     """Maximum length of a completion in tokens, EOS included."""
-    temperature: float = 1.0
+    temperature: float = option(1.0, at_least=0.01)
     """Sampling temperature, usually 0.7 to 1."""
-    missing_eos_penalty: float = 1.0
+    missing_eos_penalty: float = option(1.0, at_least=0)
     """Subtracted in training from the score of a completion cut at the length limit."""
-    prompts: int = 100
+    prompts: int = option(100, at_least=1)
     """Maximum number of prompts to measure on, usually 50 to 500."""
-    samples_per_prompt: int = 4
+    samples_per_prompt: int = option(4, at_least=1)
     """Completions of each prompt when measuring, usually 1 to 8."""
-    best_of: int = 64
+    best_of: int = option(64, at_least=1)
     """Largest n of best-of-n from the initial policy."""
     device: Device = "auto"
     """"auto" uses an accelerator if there is one; "cpu" does not."""
-    seed: int = 0
+    seed: int = option(0, at_least=0)
     """Random seed of every run and measurement."""
     output: str | None = None
     """Run folder. Defaults to runs/frontier, or the next free number."""
 
 
 @dataclass
-class LabelConfig:
+class LabelConfig(Options):
     """Judge pairs of completions yourself, as training data for `rlhf-pg reward`."""
 
     model: str = "runs/base"
@@ -353,24 +342,24 @@ class LabelConfig:
     first, and its agreement with you is reported. By default pairs are random."""
     data: str = FILM_NOTES
     """Prompts: a file, folder or hub name with a `prompt` column."""
-    count: int = 50
+    count: int = option(50, at_least=1)
     """Pairs to judge in this session, usually 20 to 200."""
-    samples_per_prompt: int = 4
+    samples_per_prompt: int = option(4, at_least=2)
     """Completions of each prompt to choose a pair from, usually 2 to 8."""
-    max_new_tokens: int = 48
+    max_new_tokens: int = option(48, at_least=1)
     """Maximum length of a completion in tokens, EOS included."""
-    temperature: float = 1.0
+    temperature: float = option(1.0, at_least=0.01)
     """Sampling temperature, usually 0.7 to 1."""
     device: Device = "auto"
     """"auto" uses an accelerator if there is one; "cpu" does not."""
-    seed: int = 0
+    seed: int = option(0, at_least=0)
     """Random seed of sampling, and of which completion stands on the left."""
     output: str = "runs/label"
     """Folder of the judgements; an existing one is continued."""
 
 
 @dataclass
-class DataShowConfig:
+class DataShowConfig(Options):
     """Show how a data source is read."""
 
     path: str = FILM_NOTES
@@ -383,24 +372,24 @@ class DataShowConfig:
 
 
 @dataclass
-class DemoConfig:
+class DemoConfig(Options):
     """Fine-tune, make preferences, train a reward model, run PPO with and without the KL."""
 
     preset: str = "full"
     """ "full", or "smoke": every step, far too short to learn, in under 30 seconds."""
-    texts: int = 6000
+    texts: int = option(6000, at_least=20, at_most=6000)
     """Film notes to train the language model on; 6,000 is all of them."""
-    epochs: int = 3
+    epochs: int = option(3, at_least=1, at_most=1000)
     """Passes over them, usually 2 to 4."""
-    pairs: int = 4000
+    pairs: int = option(4000, at_least=2)
     """Preference pairs, usually 3,000 to 6,000; 1,000 give a noisy reward model."""
-    noise: float = 0.5
+    noise: float = option(0.5, at_least=0.01)
     """P(choose a) = sigmoid((gold a - gold b) / noise), usually 0.3 to 2."""
-    iterations: int = 60
+    iterations: int = option(60, at_least=1)
     """PPO rollouts of 64 completions, usually 50 to 150."""
-    kl_coef: float = 0.2
+    kl_coef: float = option(0.2, at_least=0)
     """KL coefficient of the run with the penalty."""
-    seed: int = 0
+    seed: int = option(0, at_least=0)
     """Random seed."""
     output: str | None = None
     """Run folder. Defaults to runs/demo, or the next free number."""

@@ -4,7 +4,10 @@ A source is a file (jsonl, json, csv, parquet or txt, also .gz), a folder of suc
 that `datasets.Dataset.save_to_disk` wrote, a hub name, or "film-notes", the shipped data set.
 """
 
+import codecs
+import gzip
 import statistics
+import zlib
 from collections.abc import Callable, Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -26,6 +29,7 @@ FORMS: dict[Kind, list[list[str]]] = {  # the columns that each kind needs, pref
     "prompts": [["prompt"]],
     "preferences": [["prompt", "chosen", "rejected"], ["chosen", "rejected"]],
 }
+REWARD_ARGUMENTS = ("prompts", "completions", "finished")  # beside the data's columns
 Rows = dict[str, list[Any]]  # column -> values
 
 
@@ -49,7 +53,13 @@ def read(
     do not fit, or a row that is not text.
     """
     path = film_notes(kind, split) if source == FILM_NOTES else source
-    return parse(load(path, split), kind, source, tokenizer)
+    rows = load(path, split)
+    if kind == "prompts" and (taken := [name for name in REWARD_ARGUMENTS if name in rows]):
+        raise ValueError(
+            f"{source} has a column {taken[0]!r}, the name of an argument that rewards "
+            "get beside the data's columns; rename the column"
+        )
+    return parse(rows, kind, source, tokenizer)
 
 
 def parse(rows: Rows, kind: Kind, source: str, tokenizer: Any = None) -> Rows:
@@ -111,6 +121,8 @@ def _load(source: str, split: str) -> Rows:
     reader, names = _reader(path, source) if path.exists() and not saved else ("", [])
     if not path.exists() and (path.suffix or source.startswith((".", "/", "~"))):
         raise ValueError(f"no file at {source}")
+    if reader == "json":
+        _check_json(names)
     if not path.exists() and not hub_offline():
         hub_must_answer(source)
     try:
@@ -128,10 +140,26 @@ def _load(source: str, split: str) -> Rows:
         raise ValueError(f"cannot read {source!r}: {first}") from error
     if isinstance(data, datasets.DatasetDict):
         data = data[split if split in data else next(iter(data))]
-    rows = {name: list(data[name]) for name in data.column_names}
+    try:
+        rows = {name: list(data[name]) for name in data.column_names}
+    except UnicodeDecodeError as error:
+        raise ValueError(f"cannot read {source!r}: {error}") from error
     if reader == "text":  # a blank line of a txt file separates paragraphs; it is no row
         rows["text"] = [line for line in rows["text"] if line.strip()]
     return rows
+
+
+def _check_json(names: list[str]) -> None:
+    """Raise ValueError for a JSON file without objects; the reader crashes where it holds null."""
+    for name in names:
+        opened: Any = gzip.open if name.endswith(".gz") else open
+        try:
+            with opened(name, "rb") as file:
+                start = file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"cannot read {name!r}: {error}") from error
+        if start not in (b"", b"{", b"["):
+            raise ValueError(f"cannot read {name!r}: it begins with no JSON object (a row in {{}})")
 
 
 def _empty(error: Exception, names: list[str]) -> bool:

@@ -24,7 +24,7 @@ from reward_models.loading import load_reward
 from reward_models.rules import FILM_NOTES_GOLD
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.language import data, models
-from rlhf_pg.language.config import FILM_NOTES, EvaluateConfig, check_at_least
+from rlhf_pg.language.config import FILM_NOTES, EvaluateConfig
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import (
     Reward,
@@ -35,6 +35,7 @@ from rlhf_pg.language.rollout import (
     unscored,
 )
 from rlhf_pg.language.sampling import sample
+from rlhf_pg.memory import check_fits
 from rlhf_pg.progress import Progress, console
 from rlhf_pg.runs import options_of
 from rlhf_pg.trust import check
@@ -51,6 +52,9 @@ MEASURES = {  # rows of the table, in this order
     "length": "length, tokens",
     "eos_rate": "EOS rate",
 }
+
+
+ROW_BYTES = 500  # at least, of a measured completion: its text and numbers
 
 
 @dataclass
@@ -79,7 +83,7 @@ class Bench:
         The best is the one of highest `chosen_by`. `most` samples of each prompt are drawn, or
         more if there are few prompts.
         """
-        samples = most * max(1, 64 // len(self.columns["prompt"]))
+        samples = _pool_size(most, self.columns)
         pool = self.measure(policy, samples, seed, f"best of {most}")[1]
         scores = score_table(pool, chosen_by, samples)
         values = {name: score_table(pool, name, samples) for name in self.rewards}
@@ -92,6 +96,11 @@ class Bench:
             }
             for n in (2**i for i in range(most.bit_length()))
         ]
+
+
+def _pool_size(most: int, columns: data.Rows) -> int:
+    """Samples of each prompt for best-of-n up to n = `most`."""
+    return most * max(1, 64 // len(columns["prompt"]))
 
 
 @torch.no_grad()
@@ -368,6 +377,10 @@ def open_bench(
     columns = data.read(config.data, "prompts", "test", tokenizer)
     columns = data.spread(columns, config.prompts)
     data.check_prompt_lengths(model, tokenizer, columns["prompt"], config.max_new_tokens)
+    samples = max(config.samples_per_prompt, _pool_size(config.best_of, columns))
+    count = samples * len(columns["prompt"])
+    lower = "--prompts, --samples_per_prompt or --best_of"
+    check_fits(count * ROW_BYTES, f"measuring {count:,} completions", lower)
     policy = LanguagePolicy(model, config.temperature, "none").to(device)
     reference = policy
     if Path(models.model_folder(config.base)) != Path(models.model_folder(config.model)):
@@ -420,7 +433,5 @@ def _write(config: EvaluateConfig, result: Mapping[str, Any]) -> None:
 
 
 def _check(config: EvaluateConfig, rewards: Mapping[str, Reward]) -> None:
-    check_at_least(config, 1, "prompts", "samples_per_prompt", "max_new_tokens")
-    check_at_least(config, 0, "best_of")
     if not rewards:
         raise ValueError(f"{config.model} was trained toward no reward: name one with --reward")

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from reward_models.pretrained import context_length
 from reward_models.state import fingerprint, random_state, set_random_state
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
+from rlhf_pg.core.options import made_from
 from rlhf_pg.language import data, models, sampling
-from rlhf_pg.language.config import FILM_NOTES, FinetuneConfig, check_at_least
+from rlhf_pg.language.config import FILM_NOTES, FinetuneConfig
 from rlhf_pg.progress import Progress, console
 from rlhf_pg.runs import Run, discarded_if_empty, options_of
 
@@ -77,15 +78,11 @@ def finetune(config: FinetuneConfig, resume: Path | None = None, until: int | No
 
 def resume(run: Path, until: int | None = None) -> Run:
     """Continue an interrupted run (`rlhf-pg resume`)."""
-    return finetune(FinetuneConfig(**options_of(run)), resume=run, until=until)
+    config = made_from(FinetuneConfig, options_of(run), str(run / "config.yaml"))
+    return finetune(config, resume=run, until=until)
 
 
 def _check(config: FinetuneConfig) -> None:
-    check_at_least(config, 1, "width", "layers", "heads", "epochs", "batch_size")
-    check_at_least(config, 2, "context")
-    check_at_least(config, 4, "vocabulary")
-    if not config.lr > 0:
-        raise ValueError(f"lr must be above 0, not {config.lr}")
     if config.width % (2 * config.heads):
         raise ValueError(
             f"width ({config.width}) must be a multiple of twice the heads ({config.heads}): each "

@@ -22,14 +22,14 @@ from reward_models.loading import load_reward
 from reward_models.rules import FILM_NOTES_GOLD
 from rlhf_pg.chart import BLUE, GREEN, ORANGE, Series, panel, picture, ticks
 from rlhf_pg.language import config as settings
-from rlhf_pg.language.config import FILM_NOTES, EvaluateConfig, FrontierConfig
+from rlhf_pg.language.config import FILM_NOTES, EvaluateConfig, FrontierConfig, TrainConfig
 from rlhf_pg.language.enumeration import enumerable, optima
 from rlhf_pg.language.evaluate import MEASURES, Bench, open_bench
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import Reward
 from rlhf_pg.language.train import train
 from rlhf_pg.progress import console
-from rlhf_pg.runs import Run
+from rlhf_pg.runs import Run, discarded_if_empty
 
 
 @dataclass
@@ -67,18 +67,20 @@ def frontier(config: FrontierConfig) -> dict[str, Any]:
     Raises ValueError for coefficients that are missing, negative or repeated.
     """
     wanted = config.coefficients
-    if not wanted or min(wanted) < 0 or len(set(wanted)) < len(wanted):
-        raise ValueError(f"coefficients must differ and not be negative, but are {wanted}")
-    if config.best_of < 1:
-        raise ValueError(f"best_of must be at least 1, not {config.best_of}")
+    if not wanted or len({_folder_name(c) for c in wanted}) < len(wanted):
+        raise ValueError(f"coefficients must be different numbers, not {wanted}")
     gold = config.gold or (FILM_NOTES_GOLD if config.data == FILM_NOTES else None)
     specs = {"score": config.reward, "gold": gold}
     rewards = {name: load_reward(spec) for name, spec in specs.items() if spec}
+    for coefficient in wanted:
+        settings.check(_training(config, coefficient))
     bench, base, _ = open_bench(_measuring(config, config.model), rewards)
     run = Run.create(config.output, "frontier", config)
-    result: dict[str, Any] = {"base": bench.measure(base, config.samples_per_prompt, 0, "base")[0]}
-    result["best_of_n"] = bench.best_of_n(base, config.best_of, config.seed + 1, "score")
-    result["trained"] = [_trained(config, c, run, bench, rewards) for c in sorted(wanted)]
+    samples, result = config.samples_per_prompt, dict[str, Any]()
+    with discarded_if_empty(run):
+        result["base"] = bench.measure(base, samples, 0, "base")[0]
+        result["best_of_n"] = bench.best_of_n(base, config.best_of, config.seed + 1, "score")
+        result["trained"] = [_trained(config, c, run, bench, rewards) for c in sorted(wanted)]
     result["optimum"] = _optimum(config, bench, base)
     result["laws"] = {name: _laws(result, name) for name in rewards}
     saved_text(run.path / "frontier.json", json.dumps(result, indent=1) + "\n")
@@ -88,12 +90,18 @@ def frontier(config: FrontierConfig) -> dict[str, Any]:
     return result
 
 
+def _folder_name(kl_coef: float) -> str:
+    return f"kl-{kl_coef:g}"
+
+
 def _measuring(config: FrontierConfig, model: str) -> EvaluateConfig:
     return EvaluateConfig(
         model=model,
         base=config.model,
         data=config.data,
         prompts=config.prompts,
+        samples_per_prompt=config.samples_per_prompt,
+        best_of=config.best_of,
         max_new_tokens=config.max_new_tokens,
         temperature=config.temperature,
         device=config.device,
@@ -104,24 +112,28 @@ def _trained(
     config: FrontierConfig, kl_coef: float, run: Run, bench: Bench, rewards: Mapping[str, Reward]
 ) -> dict[str, float]:
     """Means of one run with this coefficient."""
+    folder = str(run.path / _folder_name(kl_coef))
+    train(replace(_training(config, kl_coef), output=folder))
+    policy = open_bench(_measuring(config, folder), rewards)[1]
+    title = f"kl {kl_coef:g}"
+    means = bench.measure(policy, config.samples_per_prompt, config.seed, title)[0]
+    return {"kl_coef": kl_coef, **means}
+
+
+def _training(config: FrontierConfig, kl_coef: float) -> TrainConfig:
+    """Options of one run with this coefficient."""
     shared = ("model", "reward", "data", "iterations", "rows", "max_new_tokens", "temperature")
     same = {name: getattr(config, name) for name in (*shared, "missing_eos_penalty", "device")}
-    folder = str(run.path / f"kl-{kl_coef:g}")
     options = replace(
         settings.preset(config.algorithm),
         **same,
         gold=config.gold,
         seed=config.seed,
         kl_coef=kl_coef,
-        output=folder,
     )
     if config.lr is not None:
         options.learner.lr = config.lr
-    train(options)
-    policy = open_bench(_measuring(config, folder), rewards)[1]
-    title = f"kl {kl_coef:g}"
-    means = bench.measure(policy, config.samples_per_prompt, config.seed, title)[0]
-    return {"kl_coef": kl_coef, **means}
+    return options
 
 
 def _optimum(config: FrontierConfig, bench: Bench, base: LanguagePolicy) -> list[dict[str, float]]:

@@ -19,6 +19,7 @@ from transformers import (
 
 from reward_models.pretrained import open_pretrained, quiet
 from rlhf_pg.checkpoint import checkpoint_folders
+from rlhf_pg.memory import check_fits
 from rlhf_pg.progress import console
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
@@ -77,6 +78,8 @@ def tiny_model(
 
     Of the architectures transformers offers, it is the fastest at this size on a CPU.
     """
+    parameters = len(tokenizer) * width + 12 * layers * width**2
+    check_fits(16 * parameters, "training this model with Adam", "--width or --layers")
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,

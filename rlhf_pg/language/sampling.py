@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from rlhf_pg.language.policy import LanguagePolicy
+from rlhf_pg.memory import check_fits
 
 
 @dataclass
@@ -23,6 +24,17 @@ class Completions:
     finished: Tensor  # (B,) ended by EOS, not by the length limit
     prompts: list[str]
     texts: list[str]  # with the space that joins them to their prompt; no special tokens
+
+
+def check_rows_fit(model: Any, rows: int, max_new_tokens: int, lower: str, device: Any) -> None:
+    """Raise ValueError if so many completions cannot be sampled at once; `lower` names options.
+
+    Counts the tokens with their log-probabilities and values, and the log-probabilities of the
+    whole vocabulary at one step; activations and keys and values come on top.
+    """
+    vocabulary = model.config.get_text_config().vocab_size
+    needed = rows * (16 * max_new_tokens + 8 * vocabulary)
+    check_fits(needed, f"sampling {rows:,} completions at once", lower, device)
 
 
 @torch.no_grad()

@@ -45,7 +45,7 @@ from rlhf_pg.language.rollout import (
     reference_logprobs,
     score,
 )
-from rlhf_pg.language.sampling import Completions, sample
+from rlhf_pg.language.sampling import Completions, check_rows_fit, sample
 from rlhf_pg.progress import Progress, command, console, plain
 from rlhf_pg.runs import Run, discarded_if_empty
 
@@ -153,9 +153,11 @@ class Trainer:
         rows = data.read(config.data, "prompts", tokenizer=self.tokenizer)
         self.data_fingerprint = fingerprint(rows)
         data.check_prompt_lengths(model, self.tokenizer, rows["prompt"], config.max_new_tokens)
+        share, device = config.rows // processes, self.accelerator.device
+        check_rows_fit(model, share, config.max_new_tokens, "--rows or --max_new_tokens", device)
         torch.manual_seed(config.seed)
         self.policy, self.reference = make_policy_and_reference(
-            config, model, self.tokenizer, self.accelerator.device
+            config, model, self.tokenizer, device
         )
         seed = config.seed + rank * 1_000_003  # no two processes, nor seeds, share a stream
         learner = replace(config.learner, seed=config.learner.seed + seed)
