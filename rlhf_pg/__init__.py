@@ -63,13 +63,13 @@ def load(name: str) -> Any:
     """Open a run's folder, a model's folder or a hub name.
 
     Returns a `language.loaded.LoadedRun` with `sample`, `logprobs` and `advantages`; for a run of
-    `rlhf-pg control`, a `control.policy.Agent` with `act(observation)`. Raises ValueError if there
+    `rlhf-pg control`, a `control.watch.Agent` with `act(observation)`. Raises ValueError if there
     is no model.
     """
     from pathlib import Path
 
     if (Path(name) / "policy" / "policy.safetensors").is_file():
-        from rlhf_pg.control.policy import Agent
+        from rlhf_pg.control.watch import Agent
 
         return Agent.load(name)
     from rlhf_pg.language.loaded import open_model

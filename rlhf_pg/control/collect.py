@@ -9,7 +9,6 @@ import difflib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -17,8 +16,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from rlhf_pg.control.config import ControlConfig, read_config
-from rlhf_pg.control.policy import ActorCritic, encode, load_policy
+from rlhf_pg.control.policy import ActorCritic, encode
 from rlhf_pg.core.rollout import Rollout
 
 
@@ -163,26 +161,25 @@ class Collector:
     def _rollout(self, steps: list[Step]) -> Rollout:
         rewards, ends, mask, terminated = self._outcome(steps)
         self._count_episodes(rewards, ends, mask)
-        rollout = Rollout(
-            inputs=torch.from_numpy(np.stack([step.observations for step in steps], 1)),
-            actions=torch.from_numpy(np.stack([step.actions for step in steps], 1)),
-            logprobs=torch.empty(0),
-            values=torch.empty(0),
-            next_values=torch.empty(0),
+        inputs = torch.from_numpy(np.stack([step.observations for step in steps], 1))
+        actions = torch.from_numpy(np.stack([step.actions for step in steps], 1))
+        # Log-probabilities and values of all steps, in one forward after the steps are done.
+        with torch.no_grad():
+            now = self.policy.evaluate_actions(inputs, actions)
+            last = self.policy.values(torch.from_numpy(self.observations)).unsqueeze(1)
+        values = torch.zeros_like(now.logprobs) if now.values is None else now.values
+        # V(s_{t+1}) is 0 after a termination, and bootstraps after a truncation or a segment's end.
+        following = torch.cat([values[:, 1:], last], 1)
+        return Rollout(
+            inputs=inputs,
+            actions=actions,
+            logprobs=now.logprobs,
+            values=values,
+            next_values=following * ~torch.from_numpy(terminated),
             rewards=torch.from_numpy(rewards),
             ends=torch.from_numpy(ends),
             mask=torch.from_numpy(mask),
         )
-        # Log-probabilities and values of all steps, in one forward after the steps are done.
-        with torch.no_grad():
-            now = self.policy.evaluate(rollout)
-            last = self.policy.values(torch.from_numpy(self.observations)).unsqueeze(1)
-        rollout.logprobs = now.logprobs
-        rollout.values = torch.zeros_like(now.logprobs) if now.values is None else now.values
-        # V(s_{t+1}) is 0 after a termination, and bootstraps after a truncation or a segment's end.
-        following = torch.cat([rollout.values[:, 1:], last], 1)
-        rollout.next_values = following * ~torch.from_numpy(terminated)
-        return rollout
 
     def _outcome(self, steps: list[Step]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Rewards, ends, mask and terminations of the steps, each (N, T)."""
@@ -212,15 +209,3 @@ class Collector:
 
     def _encode(self, observations: np.ndarray) -> np.ndarray:
         return encode(self.environments.single_observation_space, observations)
-
-
-def open_run(run: Path, count: int, seed: int = 0) -> tuple[ControlConfig, Collector]:
-    """A finished run's options, and its policy in `count` new environments.
-
-    Raises ValueError if the folder holds no control run.
-    """
-    config = read_config(run)
-    environments = make_environments(config.env, count, config.env_options)
-    spaces = environments.single_observation_space, environments.single_action_space
-    policy = load_policy(Path(run) / "policy", *spaces)
-    return config, Collector(environments, policy, seed, config.greedy)
