@@ -65,7 +65,7 @@ def load(name: Any, trust: bool = False) -> Any:
     """Open a run's folder, a model's folder or a hub name.
 
     Returns a `language.loaded.LoadedRun` with `sample`, `logprobs` and `advantages`; for a run of
-    `rlhf-pg control`, a `control.collect.Agent` with `act(observation)`. `trust` lets a run that
+    `rlhf-pg control`, a `control.watch.Agent` with `act(observation)`. `trust` lets a run that
     somebody else made load the reward, data and models that its config.yaml names. Raises
     ValueError if there is no model.
     """
@@ -73,9 +73,9 @@ def load(name: Any, trust: bool = False) -> Any:
 
     name = str(name)  # a run's `path` is a Path
     if (Path(name) / "policy" / "policy.safetensors").is_file():
-        from rlhf_pg.control.collect import Agent
+        from rlhf_pg.control.watch import Agent
 
-        return Agent(name, trust=trust)
+        return Agent.load(name, trust=trust)
     from rlhf_pg.language.loaded import open_model
 
     return open_model(name, trust)

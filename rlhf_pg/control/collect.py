@@ -10,7 +10,6 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -18,8 +17,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from rlhf_pg.control.config import ControlConfig, read_config
-from rlhf_pg.control.policy import ActorCritic, encode, load_policy
+from rlhf_pg.control.policy import ActorCritic, encode
 from rlhf_pg.core.rollout import Rollout
 
 
@@ -185,26 +183,25 @@ class Collector:
     def _rollout(self, steps: list[Step]) -> Rollout:
         rewards, ends, mask, terminated = self._outcome(steps)
         self._count_episodes(rewards, ends, mask)
-        rollout = Rollout(
-            inputs=torch.from_numpy(np.stack([step.observations for step in steps], 1)),
-            actions=torch.from_numpy(np.stack([step.actions for step in steps], 1)),
-            logprobs=torch.zeros(mask.shape),
-            values=torch.zeros(mask.shape),
-            next_values=torch.zeros(mask.shape),
+        inputs = torch.from_numpy(np.stack([step.observations for step in steps], 1))
+        actions = torch.from_numpy(np.stack([step.actions for step in steps], 1))
+        # Log-probabilities and values of all steps, in one forward after the steps are done.
+        with torch.no_grad():
+            now = self.policy.evaluate_actions(inputs, actions)
+            last = self.policy.values(torch.from_numpy(self.observations)).unsqueeze(1)
+        values = torch.zeros_like(now.logprobs) if now.values is None else now.values
+        # V(s_{t+1}) is 0 after a termination, and bootstraps after a truncation or a segment's end.
+        following = torch.cat([values[:, 1:], last], 1)
+        return Rollout(
+            inputs=inputs,
+            actions=actions,
+            logprobs=now.logprobs,
+            values=values,
+            next_values=following * ~torch.from_numpy(terminated),
             rewards=torch.from_numpy(rewards),
             ends=torch.from_numpy(ends),
             mask=torch.from_numpy(mask),
         )
-        # Log-probabilities and values of all steps, in one forward after the steps are done.
-        with torch.no_grad():
-            now = self.policy.evaluate(rollout)
-            last = self.policy.values(torch.from_numpy(self.observations)).unsqueeze(1)
-        rollout.logprobs = now.logprobs
-        rollout.values = torch.zeros_like(now.logprobs) if now.values is None else now.values
-        # V(s_{t+1}) is 0 after a termination, and bootstraps after a truncation or a segment's end.
-        following = torch.cat([rollout.values[:, 1:], last], 1)
-        rollout.next_values = following * ~torch.from_numpy(terminated)
-        return rollout
 
     def _outcome(self, steps: list[Step]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Rewards, ends, mask and terminations of the steps, each (N, T)."""
@@ -278,38 +275,3 @@ class Collector:
 
     def _encode(self, observations: np.ndarray) -> np.ndarray:
         return encode(self.environments.single_observation_space, observations)
-
-
-def open_run(
-    run: Path, count: int, seed: int = 0, trust: bool = False
-) -> tuple[ControlConfig, Collector]:
-    """A finished run's options, and its policy in `count` new environments.
-
-    Raises ValueError as `read_config` does.
-    """
-    config = read_config(run, trust)
-    environments = make_environments(config.env, count, config.env_options)
-    spaces = environments.single_observation_space, environments.single_action_space
-    policy = load_policy(Path(run) / "policy", *spaces)
-    return config, Collector(environments, policy, seed, config.greedy)
-
-
-class Agent:
-    """The trained policy of a control run, to act in an environment of one's own."""
-
-    def __init__(
-        self, run: str | Path, seed: int = 0, greedy: bool | None = None, trust: bool = False
-    ) -> None:
-        """`greedy` takes the most likely action; by default as the run evaluates. Raises ValueError
-        as `read_config` does."""
-        self.config, collector = open_run(Path(run), 1, seed, trust)
-        collector.environments.close()
-        self.policy, self.rng = collector.policy, np.random.default_rng(seed)
-        self.space = collector.environments.single_observation_space
-        self.greedy = self.config.greedy if greedy is None else greedy
-
-    def act(self, observation: Any) -> Any:
-        """The action for one observation of the environment, as its `step` takes it."""
-        noise = self.policy.distribution.noise((1,), self.rng) * (not self.greedy)
-        states = encode(self.space, np.asarray(observation)[None])
-        return self.policy.distribution.to_environment(self.policy.acting()(states, noise))[0]

@@ -71,7 +71,7 @@ def compare(config: CompareConfig) -> list[Row]:
     rows = [_row(name, of) for name, of in outcomes.items()]
     if config.gradient_batches:
         measure_gradients(config, rows)
-    curves = {name: [_curve(outcome) for outcome in of] for name, of in outcomes.items()}
+    curves = {name: [outcome.evaluations() for outcome in of] for name, of in outcomes.items()}
     (run.path / "table.md").write_text(markdown(rows))
     (run.path / "results.json").write_text(
         json.dumps({"rows": [asdict(row) for row in rows], "runs": curves})
@@ -188,14 +188,6 @@ def show(config: CompareConfig, rows: list[Row]) -> None:
     for row in rows:
         table.add_row(*_cells(row))
     console.print(table)
-
-
-def _curve(outcome: Outcome) -> dict[str, list[float]]:
-    """Steps and evaluation scores of a run, its last evaluation included."""
-    points = [(line["steps"], line["eval_score"]) for line in outcome.lines if "eval_score" in line]
-    points.append((outcome.steps, outcome.score))
-    steps, scores = zip(*points, strict=True)
-    return {"steps": list(map(float, steps)), "scores": list(map(float, scores))}
 
 
 def draw(config: CompareConfig, curves: dict[str, list[dict[str, list[float]]]]) -> str:

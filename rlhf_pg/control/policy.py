@@ -124,8 +124,12 @@ class ActorCritic(nn.Module):
 
     def evaluate(self, rollout: Rollout) -> Evaluation:
         """Log-probabilities, entropies and values of a rollout's actions, each (B, T)."""
-        features = self._features(rollout.inputs)
-        logprobs, entropies = self.distribution.score(self.actor(features), rollout.actions)
+        return self.evaluate_actions(rollout.inputs, rollout.actions)
+
+    def evaluate_actions(self, observations: Tensor, actions: Tensor) -> Evaluation:
+        """The same of actions (B, T, ...) at observations (B, T, size)."""
+        features = self._features(observations)
+        logprobs, entropies = self.distribution.score(self.actor(features), actions)
         values = None if self.critic is None else self.critic(features).squeeze(-1)
         return Evaluation(logprobs, entropies, values)
 

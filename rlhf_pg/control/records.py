@@ -9,10 +9,11 @@ import gymnasium
 import torch
 from torch import Tensor
 
-from rlhf_pg.control.collect import open_run
+from rlhf_pg.control.collect import Collector, make_environments
 from rlhf_pg.control.config import ControlConfig
 from rlhf_pg.control.distributions import Categorical
 from rlhf_pg.control.policy import ActorCritic
+from rlhf_pg.control.watch import Agent
 from rlhf_pg.core.advantages import estimate_advantages
 from rlhf_pg.core.algorithms import Baseline, LearnerConfig
 from rlhf_pg.core.returns import td_errors
@@ -32,10 +33,12 @@ def episodes(path: Path, count: int, seed: int = 0, trust: bool = False) -> list
 
     Raises ValueError as `read_config` does.
     """
-    config, collector = open_run(path, count, seed, trust)
-    rollout = collector.episodes()
-    collector.environments.close()
-    return [_record(config, collector.policy, rollout, row, seed) for row in range(count)]
+    agent = Agent.load(path, trust=trust)
+    config = agent.config
+    environments = make_environments(config.env, count, config.env_options)
+    rollout = Collector(environments, agent.policy, seed, config.greedy).episodes()
+    environments.close()
+    return [_record(config, agent.policy, rollout, row, seed) for row in range(count)]
 
 
 def _record(

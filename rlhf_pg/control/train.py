@@ -62,6 +62,13 @@ class Trainer:
         self.steps = 0  # environment steps learned from
         self.seconds = 0.0  # spent in `step`
 
+    def pause(self) -> None:
+        """Nothing changes between two steps, so there is nothing to do; unlike in a3c."""
+
+    def close(self) -> None:
+        """Release the environments."""
+        self.collector.environments.close()
+
     def step(self) -> dict[str, float]:
         """One iteration: one rollout and one update. Returns its metrics."""
         began = time.perf_counter()
@@ -104,12 +111,43 @@ class Trainer:
         self.temperature.load_state_dict(state["temperature"])
         self.steps, self.seconds = state["steps"], state["seconds"]
 
-    def pause(self) -> None:
-        """Nothing changes between two steps, so there is nothing to do; unlike in a3c."""
 
-    def close(self) -> None:
-        """Release the environments."""
-        self.collector.environments.close()
+def learn(
+    state: "RunState",
+    log: Callable[[dict[str, float]], None] | None = None,
+    after: Callable[[], None] | None = None,
+) -> "Outcome":
+    """Train from `state` to the threshold or the end of the steps, then close it.
+
+    `log` is called with the metrics of every iteration, and may add to them; then `after`.
+    """
+    config, trainer = state.config, state.trainer
+    lines: list[dict[str, float]] = []
+    try:
+        while not state.done:
+            state.iteration += 1
+            # Collect, shape the rewards, update.
+            metrics = trainer.step()
+            metrics["training_seconds"] = round(trainer.seconds, 4)
+            # Evaluate at intervals; stop if the score surely reaches the threshold.
+            if trainer.steps >= state.next_evaluation:
+                state.next_evaluation = trainer.steps + config.eval_interval
+                scores = state.evaluate()
+                metrics["eval_score"], metrics["eval_score_std"] = scores.mean(), scores.std()
+                state.solved = surely_reaches(scores, config.threshold)
+            # Log.
+            if log:
+                log(metrics)
+            lines.append(metrics)
+            # A checkpoint, if one is due.
+            if after:
+                after()
+        # Evaluate on new episodes: those that ended the run were selected for their score.
+        scores = state.evaluate()
+    finally:
+        state.close()
+    mean, std = float(scores.mean()), float(scores.std())
+    return Outcome(mean, std, trainer.steps, trainer.seconds, state.solved, lines)
 
 
 class RunState:
@@ -180,43 +218,13 @@ class Outcome:
     lines: list[dict[str, float]]  # the logged metrics of each iteration
     path: Path | None = None  # the run's folder, if it has one
 
-
-def learn(
-    state: RunState,
-    log: Callable[[dict[str, float]], None] | None = None,
-    after: Callable[[], None] | None = None,
-) -> Outcome:
-    """Train from `state` to the threshold or the end of the steps, then close it.
-
-    `log` is called with the metrics of every iteration, and may add to them; then `after`.
-    """
-    config, trainer = state.config, state.trainer
-    lines: list[dict[str, float]] = []
-    try:
-        while not state.done:
-            state.iteration += 1
-            # Collect, shape the rewards, update.
-            metrics = trainer.step()
-            metrics["training_seconds"] = round(trainer.seconds, 4)
-            # Evaluate at intervals; stop if the score surely reaches the threshold.
-            if trainer.steps >= state.next_evaluation:
-                state.next_evaluation = trainer.steps + config.eval_interval
-                scores = state.evaluate()
-                metrics["eval_score"], metrics["eval_score_std"] = scores.mean(), scores.std()
-                state.solved = surely_reaches(scores, config.threshold)
-            # Log.
-            if log:
-                log(metrics)
-            lines.append(metrics)
-            # A checkpoint, now and then.
-            if after:
-                after()
-        # Evaluate on new episodes: those that ended the run were selected for their score.
-        scores = state.evaluate()
-    finally:
-        state.close()
-    mean, std = float(scores.mean()), float(scores.std())
-    return Outcome(mean, std, trainer.steps, trainer.seconds, state.solved, lines)
+    def evaluations(self) -> dict[str, list[float]]:
+        """Environment steps and mean scores of all evaluations, the last one included."""
+        lines = [line for line in self.lines if "eval_score" in line]
+        return {
+            "steps": [*(float(line["steps"]) for line in lines), float(self.steps)],
+            "scores": [*(float(line["eval_score"]) for line in lines), self.score],
+        }
 
 
 def surely_reaches(scores: np.ndarray, threshold: float | None) -> bool:
@@ -274,7 +282,7 @@ def train(config: ControlConfig, resume: Path | None = None, until: int | None =
     about = {"env": config.env, "env_options": config.env_options, "algorithm": config.algorithm}
     with run.saved("policy") as folder:
         save_policy(state.trainer.policy, folder, {**about, "score": outcome.score})
-    (run.path / "curve.svg").write_text(learning_curve(outcome.lines, title, config.threshold))
+    (run.path / "curve.svg").write_text(learning_curve(outcome, title, config.threshold))
     print_outcome(config, outcome)
     return outcome
 
@@ -298,22 +306,23 @@ def print_outcome(config: ControlConfig, outcome: Outcome) -> None:
     console.print(f"saved in {outcome.path}; next: {command('inspect', outcome.path)}")
 
 
-def learning_curve(lines: list[dict[str, float]], title: str, threshold: float | None) -> str:
+def learning_curve(outcome: Outcome, title: str, threshold: float | None) -> str:
     """Training and evaluation scores, and the entropy below, over environment steps (SVG)."""
-    points = {
-        key: [(line["steps"], line[key]) for line in lines if key in line]
-        for key in ("score", "eval_score", "entropy")
-    }
-    ends = (0.0, lines[-1]["steps"])
+    training, entropies = (
+        [(line["steps"], line[key]) for line in outcome.lines if key in line]
+        for key in ("score", "entropy")
+    )
+    evaluations = list(zip(*outcome.evaluations().values(), strict=True))
+    ends = (0.0, float(outcome.steps))
     scores = [
-        chart.Series(points["score"], chart.BLUE, "training", kind="thin"),
-        chart.Series(points["eval_score"], chart.ORANGE, "evaluation"),
-        chart.Series(points["eval_score"], chart.ORANGE, kind="dots"),
+        chart.Series(training, chart.BLUE, "training", kind="thin"),
+        chart.Series(evaluations, chart.ORANGE, "evaluation"),
+        chart.Series(evaluations, chart.ORANGE, kind="dots"),
     ]
     if threshold is not None:
         level = [(x, threshold) for x in ends]
         scores.append(chart.Series(level, chart.GREY, f"threshold {threshold:g}", kind="dashed"))
-    entropy = [chart.Series(points["entropy"], chart.GREEN)]
+    entropy = [chart.Series(entropies, chart.GREEN)]
     panels = [
         chart.panel(f"{title}: score of an episode", scores, "", ends, width=640, height=290),
         chart.panel(

@@ -1,17 +1,48 @@
-"""Records a trained agent as an animated GIF."""
+"""A trained agent, acting on one observation at a time, and its episodes as an animated GIF."""
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
 
 from rlhf_pg.control.collect import make_environments
 from rlhf_pg.control.config import ControlConfig, WatchConfig, read_config
-from rlhf_pg.control.policy import encode, load_policy
+from rlhf_pg.control.policy import ActorCritic, encode, load_policy
 from rlhf_pg.progress import console
 
 MAX_RATE = 25  # frames per second, more than which most viewers do not play
+
+
+class Agent:
+    """The policy of a finished run: observations in, actions out."""
+
+    def __init__(
+        self, policy: ActorCritic, config: ControlConfig, space: gymnasium.Space, seed: int = 0
+    ) -> None:
+        self.policy, self.config, self.space = policy, config, space
+        self.rng = np.random.default_rng(seed)
+        self.sample = policy.acting()
+
+    @classmethod
+    def load(cls, run: str | Path, seed: int = 0, trust: bool = False) -> "Agent":
+        """The agent of a run's folder; raises ValueError as `read_config` does.
+
+        `seed` is that of the sampled actions.
+        """
+        config = read_config(Path(run), trust)
+        environments = make_environments(config.env, 1, config.env_options)
+        environments.close()
+        space = environments.single_observation_space
+        policy = load_policy(Path(run) / "policy", space, environments.single_action_space)
+        return cls(policy, config, space, seed)
+
+    def act(self, observation: Any, greedy: bool = False) -> Any:
+        """An action for one observation, as `env.step` takes it; the likeliest one if `greedy`."""
+        states = encode(self.space, np.asarray(observation)[None])
+        noise = self.policy.distribution.noise((1,), self.rng) * (not greedy)
+        return self.policy.distribution.to_environment(self.sample(states, noise))[0]
 
 
 def watch(config: WatchConfig) -> Path:
@@ -19,16 +50,17 @@ def watch(config: WatchConfig) -> Path:
 
     Raises ValueError if the folder holds no control run, or a package for rendering is missing.
     """
-    run = read_config(Path(config.run), config.trust)
+    agent = Agent.load(config.run, config.seed, config.trust)
+    env = agent.config.env
     try:
         from PIL import Image
     except ImportError as error:
         raise ValueError("rendering needs Pillow: pip install 'rlhf-pg[render]'") from error
     try:
-        frames, scores, fps = _play(config, run)
+        frames, scores, fps = _play(config, agent)
     except gymnasium.error.DependencyNotInstalled as error:
         raise ValueError(
-            f"{run.env} cannot be rendered: {error}; "
+            f"{env} cannot be rendered: {error}; "
             "for the classic environments, pip install 'rlhf-pg[render]'"
         ) from error
     path = Path(config.output) if config.output else Path(config.run) / "watch.gif"
@@ -49,20 +81,16 @@ def watch(config: WatchConfig) -> Path:
     return path
 
 
-def _play(config: WatchConfig, run: ControlConfig) -> tuple[list[np.ndarray], list[float], float]:
+def _play(config: WatchConfig, agent: Agent) -> tuple[list[np.ndarray], list[float], float]:
     """Frames, each episode's score (the last one may be unfinished), and frames per second."""
-    # Raises for an unknown id, with a hint.
-    make_environments(run.env, 1, run.env_options).close()
+    env, options = agent.config.env, agent.config.env_options
     with warnings.catch_warnings():
         # Gymnasium warns of a missing render mode, which is an error below.
         warnings.simplefilter("ignore")
-        environment = gymnasium.make(run.env, render_mode="rgb_array", **run.env_options)
+        environment = gymnasium.make(env, render_mode="rgb_array", **options)
     modes = environment.metadata.get("render_modes", [])
     if "rgb_array" not in modes:
-        raise ValueError(f"{run.env} renders no images; its render modes are {modes}")
-    space = environment.observation_space
-    policy = load_policy(Path(config.run) / "policy", space, environment.action_space)
-    act, rng = policy.acting(), np.random.default_rng(config.seed)
+        raise ValueError(f"{env} renders no images; its render modes are {modes}")
     frames: list[np.ndarray] = []
     scores: list[float] = []
     for episode in range(config.episodes):
@@ -71,10 +99,8 @@ def _play(config: WatchConfig, run: ControlConfig) -> tuple[list[np.ndarray], li
         over = False
         while not over and len(frames) < config.max_frames:
             frames.append(np.asarray(environment.render()))
-            noise = policy.distribution.noise((1,), rng) * (not config.greedy)
-            action = act(encode(space, np.asarray(observation)[None]), noise)
-            step = environment.step(policy.distribution.to_environment(action)[0])
-            observation, reward, terminated, truncated, _ = step
+            action = agent.act(observation, config.greedy)
+            observation, reward, terminated, truncated, _ = environment.step(action)
             scores[-1] += float(reward)
             over = terminated or truncated
     fps = float(environment.metadata.get("render_fps", 30))

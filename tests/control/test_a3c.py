@@ -49,6 +49,8 @@ def test_one_worker_alone_is_a2c():
     ):
         torch.testing.assert_close(a2c.detach(), common)
         torch.testing.assert_close(own.detach(), common)
+    # Adam's moments are shared too.
+    assert all(moments["step"] == 5 and moments["exp_avg"].any() for moments in shared.moments)
 
 
 def test_two_workers_step_the_same_parameters_and_a_dead_one_is_reported():

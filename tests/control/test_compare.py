@@ -31,13 +31,15 @@ def test_comparison_of_three(tmp_path, capsys):
     assert rows["reinforce"].gradient_variance > rows["reinforce-baseline"].gradient_variance
     assert noise["reinforce"] > noise["reinforce-baseline"]
     assert rows["reinforce-baseline"].gradient_cosine == pytest.approx(1)
-    names = {path.name for path in (tmp_path / "c").iterdir()}
+    names = {path.name for path in (tmp_path / "c").iterdir()} - {".lock"}
     assert names == {"config.yaml", "table.md", "results.json", "curves.svg"}
     saved = json.loads((tmp_path / "c" / "results.json").read_text())
     assert len(saved["runs"]["reinforce"]) == 2
     last = [run["scores"][-1] for run in saved["runs"]["reinforce"]]
     assert rows["reinforce"].score == pytest.approx(sum(last) / 2)
     assert rows["reinforce"].score_std == pytest.approx(stdev(last))
+    steps = [run["steps"][-1] for run in saved["runs"]["reinforce"]]
+    assert rows["reinforce"].steps == sum(steps) / 2 >= 1500
     assert "| reinforce | 0/2 |" in (tmp_path / "c" / "table.md").read_text()
     # In the terminal, a table without Markdown; 475 is CartPole's own threshold.
     printed = capsys.readouterr().out
@@ -52,8 +54,15 @@ def test_one_seed_has_no_deviation_and_a_lost_signal_no_ratio(tmp_path, capsys, 
     assert "gradients:" not in capsys.readouterr().out
     lost = GradientNoise(torch.ones(3), variance=4.0, signal=-0.5)
     assert lost.ratio == float("inf")
-    monkeypatch.setattr("rlhf_pg.control.compare.gradient_noise", lambda *_: lost)
+    learners = []
+    monkeypatch.setattr(
+        "rlhf_pg.control.compare.gradient_noise",
+        lambda policy, rollouts, learner: learners.append(learner) or lost,
+    )
+    common["algorithms"] = ["grpo"]
     (row,) = compare(CompareConfig(**common, probe_steps=1, output=str(tmp_path / "b")))
+    assert [learner.baseline for learner in learners] == ["critic", "group"]
+    assert {learner.gamma for learner in learners} == {0.98}  # the probe's, not each preset's
     assert (row.gradient_variance, row.gradient_noise) == (4.0, None)
     saved = (tmp_path / "b" / "results.json").read_text()
     assert "±" not in capsys.readouterr().out and "Infinity" not in saved

@@ -10,15 +10,12 @@ from rlhf_pg.control.train import Trainer
 from rlhf_pg.runs import Run
 
 
-def test_options_import_no_array_library():
-    """Outside the core, whose algorithms alone it needs."""
-    script = "import sys, rlhf_pg.control.config; print('gymnasium' in sys.modules, *sys.modules)"
+def test_options_import_nothing_heavy():
+    script = "import sys, rlhf_pg.control.config; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     modules = done.stdout.split()
-    assert modules[0] == "False"
-    assert [m for m in modules if m.startswith("rlhf_pg.control")] == [
-        "rlhf_pg.control", "rlhf_pg.control.config"
-    ]  # fmt: skip
+    assert "rlhf_pg.control.config" in modules
+    assert not {"torch", "numpy", "gymnasium"} & set(modules)
 
 
 def test_presets_are_complete_and_an_unknown_name_gets_the_nearest():

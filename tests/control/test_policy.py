@@ -52,12 +52,12 @@ def test_a_saved_policy_is_the_same_policy(options, critic, tmp_path):
         load_policy(tmp_path, spaces.Box(-1, 1, (7,)), SPACES[1])
 
 
-def test_the_actors_parameters_are_those_that_move_log_probabilities():
+def test_the_actors_parameters_are_those_that_log_probabilities_depend_on():
+    box = spaces.Box(-1, 1, (1,))
     for options in OPTIONS:
-        policy = made(options)
-        rollout = Rollout(
-            torch.randn(2, 5, 3), torch.ones(2, 5, dtype=int), *[torch.zeros(2, 5)] * 6
-        )
+        policy = ActorCritic(OBSERVATIONS, box, PolicyConfig(**options))
+        actions, nothing = torch.ones(2, 5, 1), [torch.zeros(2, 5)] * 6
+        rollout = Rollout(torch.randn(2, 5, 3), actions, *nothing)
         policy.evaluate(rollout).logprobs.sum().backward()
         moved = [p for p in policy.parameters() if p.grad is not None]
         assert {id(p) for p in moved} == {id(p) for p in policy.actor_parameters()}

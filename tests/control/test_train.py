@@ -137,12 +137,22 @@ def test_evaluations_come_at_intervals_and_end_the_run_at_the_threshold():
     config = tuned(preset("a2c", "Counter-v0"), **SHORT, total_steps=400, eval_interval=100)
     logged = []
     state = RunState(config)
+    evaluations, evaluate = [], state.evaluate
+    state.evaluate = lambda: evaluations.append(evaluate()) or evaluations[-1]
     outcome = learn(state, logged.append)
     assert outcome.lines == logged and state.iteration == len(logged)
     assert logged[-1]["steps"] == outcome.steps >= 400 > logged[-2]["steps"]
     at = [line["steps"] for line in logged if "eval_score" in line]
     assert 3 <= len(at) <= 4 and min(b - a for a, b in zip([0, *at], at, strict=False)) >= 100
     assert not outcome.solved and outcome.seconds > 0
+    # One more at the end, which is the score of the run.
+    assert [line["eval_score"] for line in logged if "eval_score" in line] == [
+        scores.mean() for scores in evaluations[:-1]
+    ]
+    assert outcome.score == evaluations[-1].mean() and len(evaluations[-1]) == 3
+    assert outcome.evaluations() == {
+        "steps": [*at, outcome.steps], "scores": [scores.mean() for scores in evaluations]
+    }  # fmt: skip
     # Every score is at least 3, the return of the shortest episode.
     solved = learn(RunState(tuned(config, threshold=1.0)))
     assert solved.solved and solved.steps == at[0]
@@ -152,6 +162,16 @@ def test_a_threshold_is_reached_by_two_standard_errors():
     scores = torch.tensor([4.0, 6.0] * 50).numpy()  # mean 5, standard error 0.1
     assert surely_reaches(scores, 4.79) and not surely_reaches(scores, 4.81)
     assert not surely_reaches(scores, None)
+
+
+def test_evaluation_has_its_own_environments_seed_and_way_to_act():
+    state = RunState(tuned(preset("a2c"), eval_episodes=32, environments=32, greedy=True))
+    training, evaluation = state.trainer.collector, state.evaluation
+    assert evaluation.environments is not training.environments
+    assert not (evaluation.observations == training.observations).all()
+    assert evaluation.policy is training.policy
+    assert evaluation.greedy and not training.greedy
+    state.close()
 
 
 def test_the_entropy_temperature_is_in_the_reward_and_in_the_metrics():
@@ -172,7 +192,7 @@ def test_the_run_folder_is_complete(tmp_path, capsys):
     outcome = train(tuned(config, output=str(tmp_path / "run"), threshold=490.0))
     folder = tmp_path / "run"
     assert outcome.path == folder
-    assert {p.name for p in folder.iterdir()} == {
+    assert {p.name for p in folder.iterdir()} - {".lock"} == {
         "config.yaml",
         "metrics.jsonl",
         "policy",

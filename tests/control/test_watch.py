@@ -2,12 +2,17 @@
 
 import importlib.util
 
+import gymnasium
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import rlhf_pg
 from rlhf_pg.control.config import WatchConfig, preset, tuned
+from rlhf_pg.control.policy import encode
 from rlhf_pg.control.train import train
-from rlhf_pg.control.watch import watch
+from rlhf_pg.control.watch import Agent, watch
 
 
 def trained(folder, env: str) -> str:
@@ -23,6 +28,24 @@ def test_an_animation_of_the_agent(tmp_path):
     with Image.open(path) as picture:
         # Two episodes, of two steps and three.
         assert (picture.n_frames, picture.size) == (5, (30, 20))
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "Target-v0"])
+def test_an_agent_acts_in_an_environment(tmp_path, env):
+    run = trained(tmp_path / "run", env)
+    agent, same = rlhf_pg.load(run), Agent.load(run)
+    environment = gymnasium.make(env)
+    observation, _ = environment.reset(seed=1)
+    actions = [agent.act(observation) for _ in range(50)]
+    assert all(environment.action_space.contains(action) for action in actions)
+    np.testing.assert_array_equal(actions, [same.act(observation) for _ in range(50)])
+    assert len(np.unique(actions)) > 1
+    greedy = [agent.act(observation, greedy=True) for _ in range(5)]
+    outputs = agent.policy.outputs(torch.from_numpy(encode(agent.space, np.array([observation]))))
+    if env != "Pendulum-v1":
+        offset = agent.policy.distribution.start
+        assert set(map(int, greedy)) == {int(outputs.argmax()) + offset}
+    assert len(np.unique(greedy)) == 1
 
 
 def test_a_missing_package_is_named(tmp_path):
