@@ -18,6 +18,7 @@ from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.language import models
 from rlhf_pg.language import train as training
 from rlhf_pg.language.config import preset
+from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.study.config import DoctorConfig
 from rlhf_pg.study.doctor import measure, model
 from rlhf_pg.study.doctor.context import Context
@@ -291,6 +292,10 @@ def idle_parameter(model, tokenizer):
     model.forward = unchanged
 
 
+def training_mode(context, monkeypatch):
+    monkeypatch.setattr(LanguagePolicy, "train", nn.Module.train)
+
+
 def other_temperature(context, monkeypatch):
     context.trainer.reference.temperature = 0.9
 
@@ -339,10 +344,12 @@ CASES = {
     # model
     **{f"nan in {kind}": Case("finite weights", "fail", ".", with_nan, kind=kind)
        for kind in ARCHITECTURES},
-    "noise": Case("dropout off", "fail", "the forward is random", with_drop(AlwaysRandom()),
+    "noise": Case("dropout off", "fail", "from the forward", with_drop(AlwaysRandom()),
                   kind="gpt2"),
-    "dropout": Case("dropout off", "fail", "transformer.drop is random", with_drop(StaysOn(0.2)),
+    "dropout": Case("dropout off", "fail", "transformer.drop", with_drop(StaysOn(0.2)),
                     kind="gpt2"),
+    "training mode": Case("dropout off", "fail", "transformer.drop",
+                          with_drop(nn.Dropout(0.2)), after=training_mode, kind="gpt2"),
     "cache": Case("sampling equals scoring", "fail", "cache", other_with_cache(0.1)),
     "rounding": Case("sampling equals scoring", "warn", "rounding", other_with_cache(1e-4)),
     "bf16": Case("sampling equals scoring", "warn", "bfloat16", other_with_cache(0.1),
@@ -519,8 +526,9 @@ def test_a_reference_far_away(opened, trained, tmp_path):
     assert "--kl_coef" in results["KL at the start"].advice
 
 
-def test_a_reference_with_other_tokens(opened, trained, tmp_path):
-    texts = ["a film with a plot", *TEXTS[1:]]
+@pytest.mark.parametrize("texts", [["a film with a plot", *TEXTS[1:]], [*TEXTS, "plot " * 9]])
+def test_a_reference_with_other_tokens(opened, trained, tmp_path, texts):
+    """Fewer tokens, or the same ones in another order."""
     results = results_of(opened(reference=saved_reference(trained, tmp_path, texts=texts)))
     assert reported(results) == {"reference tokens": "fail"}
     assert "--reference" in results["reference tokens"].advice

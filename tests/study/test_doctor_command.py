@@ -56,7 +56,7 @@ def test_without_arguments_it_checks_the_base_and_writes_nothing(base, capsys, t
     text = printed(capsys)
     assert "runs/base on film-notes toward no reward\nppo, 8 completions of at most 8 tok" in text
     assert "  skip  7 checks                 no reward: give --reward\n" in text
-    assert ", 0 FAIL, 8 skip" in text and "one iteration of 8 rows" in text
+    assert ", 0 FAIL, 8 skip" in text and "iteration of 8 rows" in text
     assert max(map(len, text.splitlines())) <= 80
     assert contents(tmp_path) == before
 
@@ -132,12 +132,12 @@ def test_the_stages_of_an_iteration():
         Iteration(8, {"sampling": 1.5, "update": 2.0}, {"sampling": 3e6, "update": 5e6}), 8
     )
     assert [line.split() for line in table.splitlines()] == [
-        "one iteration of 8 rows seconds peak memory".split(),
+        "iteration of 8 rows seconds peak memory".split(),
         "sampling 1.5 3 MB".split(),
         "update 2 5 MB".split(),
         "all 3.5 5 MB".split(),
     ]
     assert len({len(line) for line in table.splitlines()}) == 1
-    assert "one iteration of 64 rows, scaled from 8  " in stages(
+    assert "iteration of 64 rows, seconds scaled from 8  " in stages(
         Iteration(8, {"a": 1.0}, {"a": 1}), 64
     )

@@ -17,7 +17,7 @@ from rlhf_pg.language.data import PromptBatches
 from rlhf_pg.language.train import Trainer
 
 ROUNDING = 1e-7  # a gradient below it is a rounding error
-UPDATE_ROWS = 16  # completions behind the gradient that is examined
+UPDATE_ROWS = 16  # completions of the rollout whose gradient is checked
 LONGEST = 20.0  # seconds; an iteration that takes longer is measured on some of its rows
 
 
@@ -81,7 +81,7 @@ class Gradient:
 
 
 def gradient(trainer: MeasuredTrainer) -> Gradient:
-    """The gradient of one update of the learner, which also reads that of every token."""
+    """The gradient of one update of the learner, over the parameters and over every EOS."""
     trainer.set_rows(UPDATE_ROWS)
     generator = torch.Generator().manual_seed(trainer.config.seed + 1)
     completions, _, _, rollout = trainer.collect(next(trainer.prompts), generator)

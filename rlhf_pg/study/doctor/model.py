@@ -26,8 +26,8 @@ def dropout_off(context: Context) -> Result:
     modules = context.policy.named_modules()
     on = [n for n, m in modules if m.training and isinstance(getattr(m, "p", None), float)]
     advice = (
-        f"old and new probabilities differ by chance: {', '.join(on[:3]) or 'the forward'} is "
-        "random; set dropout to 0 in the model's config (attn_pdrop, attention_dropout, ...)"
+        f"old and new probabilities differ by chance, from {', '.join(on[:3]) or 'the forward'}: "
+        "set dropout to 0 in the model's config (attn_pdrop, attention_dropout, ...)"
     )
     return result(value == 0, f"evaluations differ by {number(value)}", "0", advice)
 

@@ -115,11 +115,11 @@ def formatted(result: Result, name: str, explain: bool = False) -> Text:
 
 def stages(iteration: Iteration, rows: int) -> str:
     """A table of an iteration's stages: seconds, and peak memory."""
-    scaled = "" if iteration.rows == rows else f", scaled from {iteration.rows}"
-    lines = [f"{f'one iteration of {rows} rows{scaled}':<46}seconds    peak memory"]
+    scaled = "" if iteration.rows == rows else f", seconds scaled from {iteration.rows}"
+    lines = [f"{f'iteration of {rows} rows{scaled}':<48}seconds    peak memory"]
     table = [(name, s, iteration.peak_bytes[name]) for name, s in iteration.seconds.items()]
     table.append(("all", sum(iteration.seconds.values()), max(iteration.peak_bytes.values())))
-    lines += [f"        {n:<36}{number(s):>9}{number(b / 1e6):>12} MB" for n, s, b in table]
+    lines += [f"        {n:<38}{number(s):>9}{number(b / 1e6):>12} MB" for n, s, b in table]
     return "\n".join(lines)
 
 
