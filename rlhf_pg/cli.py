@@ -261,7 +261,7 @@ def _check_files(config_class: Any, arguments: Sequence[str]) -> None:
 
     A file may be given to --config and to a group of options, as in `--learner FILE.yaml`.
     """
-    from rlhf_pg.runs import read_yaml  # imports rich and yaml, which an overview does not need
+    from rlhf_pg.reading import read_yaml  # imports rich and yaml; an overview needs neither
 
     groups = [item.name for item in fields(config_class) if is_dataclass(item.type)]
     for argument, after in zip(arguments, [*arguments[1:], ""], strict=False):
