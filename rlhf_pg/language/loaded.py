@@ -52,12 +52,13 @@ class LoadedRun:
         origin = self.config.reference or self.config.model
         self._check("reference")
         try:
-            model = models.load(origin)[0]
+            model, other = models.load(origin)
         except ValueError as error:
             raise ValueError(
                 f"the KL of {self.name} is measured to {origin}, which cannot be opened from this "
                 f"folder: start from the folder it was trained in ({error})"
             ) from error
+        models.check_same_vocabulary(self.tokenizer, other, f"the reference {origin}")
         return LanguagePolicy(model, self.config.temperature, "none").requires_grad_(False)
 
     @cached_property

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_pg.control import records
+from rlhf_pg.language.config import train_config
 from rlhf_pg.language.loaded import open_run
 from rlhf_pg.progress import console
 from rlhf_pg.reading import EPISODE_SHAPE, METRICS_LINE, Shape, read_json, read_jsonl
@@ -52,14 +53,13 @@ def collect(config: InspectConfig) -> dict[str, Any]:
 
 def language_run(folder: Path, options: dict[str, Any], config: InspectConfig) -> dict[str, Any]:
     """The page's data for a text run; measures the true advantages if they are missing."""
-    measured = folder / "credit.jsonl"
+    run_config, measured = train_config(folder), folder / "credit.jsonl"
+    episodes = _rows(folder / "tokens.jsonl", EPISODE_SHAPE)
     if config.continuations and (config.again or not measured.is_file()):
         run = open_run(str(folder), config.trust)
         save(folder, *measure(run, config.completions, config.continuations, config.seed))
-    episodes = [
-        row for path in (folder / "tokens.jsonl", measured) for row in _rows(path, EPISODE_SHAPE)
-    ]
-    title = f"{options['algorithm']} toward {options['reward']}"
+    episodes += _rows(measured, EPISODE_SHAPE)
+    title = f"{run_config.algorithm} toward {run_config.reward}"
     agreement = _json(folder / "credit.json", AGREEMENT_SHAPE)
     return page_data(folder, "language", title, options, episodes, agreement)
 
