@@ -12,11 +12,11 @@ from reward_models.calling import suggest
 from reward_models.pretrained import (
     batches_by_length,
     context_length,
-    default_device,
     note_truncation,
     open_classifier,
     open_pretrained,
     pad_problem,
+    usable_device,
 )
 
 SCORES = ("logit", "logprob", "prob")
@@ -52,7 +52,7 @@ class Classifier:
         self.tokenizer = open_pretrained(
             AutoTokenizer, name, wanted="reward model or sequence classifier"
         )
-        self.model = open_classifier(name).to(device or default_device())
+        self.model = open_classifier(name).to(usable_device(device))
         self.label = choose_label(name, self.model.config.id2label, label)
         self.limit = context_length(self.model, self.tokenizer) or 10**9
         self.tokenizer.padding_side = "right"

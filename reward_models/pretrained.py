@@ -5,6 +5,7 @@ to import.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import re
@@ -23,6 +24,7 @@ KINDS = {
     "AutoModelForSequenceClassification": "sequence classifier",
     "AutoTokenizer": "tokenizer",
 }
+VOCABULARY = "vocabulary.sha256"  # in the folder of a model saved by this program
 HEADS = ("score.", "classifier.")  # of sequence classifiers
 LAYER = re.compile(r"(^|\.)\d+\.")  # a weight of a numbered layer
 # Masks and positions that older checkpoints store and models now compute.
@@ -76,10 +78,38 @@ def open_pretrained(
         ):
             # transformers makes such a tokenizer of some models' folders without tokenizer files.
             raise RewardError(_why_not(str(name), wanted, "its tokenizer has no vocabulary"))
+        _check_vocabulary(folder, opened)
         return opened
     model, info = opened
     check_weights(info, name, new_head)
+    for key, weight in model.named_parameters():
+        if not weight.sum().isfinite():
+            raise RewardError(
+                f"{str(name)!r} has weights that are no finite numbers (first: {key})"
+            )
     return model
+
+
+def save_vocabulary(folder: Path, tokenizer: Any) -> None:
+    """Write a hash of the vocabulary beside a model, which `open_pretrained` compares."""
+    (folder / VOCABULARY).write_text(_vocabulary_hash(tokenizer) + "\n")
+
+
+def _vocabulary_hash(tokenizer: Any) -> str:
+    """SHA-256 of every token with its number, in the order of the numbers."""
+    numbered = sorted((number, token) for token, number in tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps(numbered).encode()).hexdigest()
+
+
+def _check_vocabulary(folder: Path, tokenizer: Any) -> None:
+    """Raise RewardError if a folder's tokenizer is not the one its model was saved with."""
+    path = folder / VOCABULARY
+    if not path.is_file() or path.read_bytes().strip() == _vocabulary_hash(tokenizer).encode():
+        return
+    raise RewardError(
+        f"{str(folder)!r}: its tokenizer has another vocabulary than the model was saved with; put "
+        f"the old tokenizer.json back, or delete {VOCABULARY} if the model fits the new one"
+    )
 
 
 def _check_alone(folder: Path) -> None:
@@ -220,11 +250,20 @@ def _why_not(name: str, wanted: str, error: str) -> str:
     )
 
 
-def default_device() -> str:
-    """Return "cuda" if it is available, else "cpu"."""
+def usable_device(name: Any = None) -> Any:
+    """Return the torch device of that name, by default a GPU if there is one.
+
+    Raises RewardError if there is no such device.
+    """
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise RewardError(f"device {str(name)!r} cannot be used here: {reason}") from error
+    return device
 
 
 def context_length(model: Any, tokenizer: Any = None) -> int | None:

@@ -25,12 +25,13 @@ from reward_models.pretrained import (
     add_padding,
     batches_by_length,
     context_length,
-    default_device,
     note_truncation,
     open_classifier,
     open_pretrained,
     pad_problem,
     quiet,
+    save_vocabulary,
+    usable_device,
 )
 
 
@@ -92,7 +93,7 @@ class RewardModel:
                 )
             add_padding(tokenizer, model)
             torch.nn.init.normal_(model.score.weight, std=(model.score.in_features + 1) ** -0.5)
-        return cls(model.to(device or default_device()), tokenizer)
+        return cls(model.to(usable_device(device)), tokenizer)
 
     @classmethod
     def from_pretrained(
@@ -112,7 +113,7 @@ class RewardModel:
             raise RewardError(f"{str(folder)!r}: {SIDECAR} has mean {mean}, std {std}")
         tokenizer = open_pretrained(AutoTokenizer, folder)
         model = open_classifier(folder, dtype=torch.float32)
-        return cls(model.to(device or default_device()), tokenizer, mean, std, stored, batch_size)
+        return cls(model.to(usable_device(device)), tokenizer, mean, std, stored, batch_size)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a Hugging Face folder that also holds `reward_model.json`, atomically.
@@ -128,6 +129,7 @@ class RewardModel:
         with saved_whole(folder) as temporary, quiet():
             self.model.save_pretrained(temporary)
             self.tokenizer.save_pretrained(temporary)
+            save_vocabulary(temporary, self.tokenizer)
             (temporary / SIDECAR).write_text(text, encoding="utf-8")
 
     @property

@@ -247,7 +247,9 @@ def read_config(name: str, command: Command, arguments: Sequence[str]) -> Any:
     parser = build_parser(name, command, config_class)
     if command.preset:
         options = _parse(parser, name, [a for a in arguments if a not in ("-h", "--help")])
-        check_options(options, config_class)
+        for key in command.preset_from:
+            if not isinstance(options[key], str):
+                raise ValueError(f"{key} must be text, not {options[key]!r}")
         chosen = find(command.preset)(*(options[key] for key in command.preset_from))
         parser = build_parser(name, command, config_class, asdict(chosen))
     options = _parse(parser, name, arguments)
@@ -261,7 +263,7 @@ def _check_files(config_class: Any, arguments: Sequence[str]) -> None:
 
     A file may be given to --config and to a group of options, as in `--learner FILE.yaml`.
     """
-    from rlhf_pg.runs import read_yaml  # imports rich and yaml, which an overview does not need
+    from rlhf_pg.reading import read_yaml  # imports rich and yaml; an overview needs neither
 
     groups = [item.name for item in fields(config_class) if is_dataclass(item.type)]
     for argument, after in zip(arguments, [*arguments[1:], ""], strict=False):
@@ -309,9 +311,9 @@ def build_parser(
     return parser
 
 
-def _ranges(kind: type, prefix: str = "") -> dict[str, str]:
+def _ranges(kind: Any, prefix: str = "") -> dict[str, str]:
     """The ranges of a dataclass's options in words, by full name."""
-    ranges = {}
+    ranges: dict[str, str] = {}
     for item in fields(kind):
         if isinstance(item.type, type) and is_dataclass(item.type):
             ranges |= _ranges(item.type, f"{prefix}{item.name}.")

@@ -34,7 +34,8 @@ import yaml
 
 from reward_models.files import saved_whole
 from rlhf_pg import trust
-from rlhf_pg.progress import console
+from rlhf_pg.reading import read_jsonl as read_jsonl  # where commands look for it
+from rlhf_pg.reading import read_yaml
 
 METRICS: dict[str, str] = {
     "iteration": "number of rollouts learned from",
@@ -298,62 +299,3 @@ def options_of(folder: str | Path) -> dict[str, Any]:
     """The options of a run (its config.yaml); empty if `folder` is no run."""
     path = Path(folder) / "config.yaml"
     return read_yaml(path) if path.is_file() else {}
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The options in a YAML file; raises ValueError, naming file and line, for anything else."""
-    try:
-        values = yaml.safe_load(path.read_bytes().decode("utf-8"))
-    except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ValueError(f"{path}{where}: no YAML: {problem or error}") from error
-    except (ValueError, RecursionError) as error:  # no UTF-8, an endless number or nesting
-        raise ValueError(f"{path}: no YAML: {error}") from error
-    if not isinstance(values, dict):
-        kind = "nothing" if values is None else f"a {type(values).__name__}"
-        raise ValueError(f"{path} must hold options, one `name: value` a line, but holds {kind}")
-    _check_nesting(values, str(path))
-    return values
-
-
-def _check_nesting(values: dict[str, Any], source: str) -> None:
-    """Raise ValueError for names that are no text, or nesting without end (YAML's aliases)."""
-    level: list[Any] = [values]
-    for _ in range(DEEPEST):
-        inner: list[Any] = []
-        for value in level:
-            if isinstance(value, dict):
-                if wrong := [key for key in value if not isinstance(key, str)]:
-                    raise ValueError(f"{source}: an option's name must be text, not {wrong[0]!r}")
-                inner += value.values()
-            elif isinstance(value, list):
-                inner += value
-            if len(inner) > LARGEST_LEVEL:
-                raise ValueError(f"{source}: more than {LARGEST_LEVEL:,} values")
-        level = inner
-    if any(isinstance(value, dict | list) for value in level):
-        raise ValueError(f"{source}: options are nested more than {DEEPEST} deep")
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a jsonl file, without a last line that a killed process left incomplete.
-
-    Raises ValueError, naming the line, for any other line that is no JSON object.
-    """
-    rows = []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError("no JSON object")
-        except ValueError as error:
-            if number == len(lines):  # nothing ends it: the write was cut off
-                console.print(f"warning: {path}: incomplete last line left out", markup=False)
-                break
-            raise ValueError(f"{path}, line {number}: {error}") from error
-        rows.append(row)
-    return rows

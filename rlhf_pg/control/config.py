@@ -241,6 +241,6 @@ def read_config(run: Path, trust: bool = False) -> ControlConfig:
     options = options_of(run)
     if "env" not in options:
         raise ValueError(f"{run} holds no control run: its config.yaml names no env")
-    check(run, {name: options.get(name) for name in ("env", "env_options")}, trust)
     config: ControlConfig = made_from(ControlConfig, options, str(run / "config.yaml"))
+    check(run, {"env": config.env, "env_options": config.env_options}, trust)
     return config

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from rlhf_pg.control.config import ControlConfig, PolicyConfig
 from rlhf_pg.control.distributions import distribution_for
 from rlhf_pg.control.normalise import Moments
+from rlhf_pg.core.options import made_from
 from rlhf_pg.core.rollout import Evaluation, Rollout
 from rlhf_pg.memory import check_fits
+from rlhf_pg.reading import FLAG, read_json
 
 
 def observation_size(space: spaces.Space) -> int:
@@ -185,12 +187,13 @@ def load_policy(folder: Path, observations: spaces.Space, actions: spaces.Space)
     Raises ValueError if the folder holds none, or one for other spaces.
     """
     try:
-        about = json.loads((folder / "config.json").read_text())
-        kind, critic = PolicyConfig(**about["policy"]), about["critic"]
+        about = read_json(folder / "config.json", {"policy!": {}, "critic!": FLAG})
+        kind: PolicyConfig = made_from(PolicyConfig, about["policy"], str(folder / "config.json"))
+        critic = bool(about["critic"])
         state = load_file(folder / "policy.safetensors")
         policy = ActorCritic(observations, actions, kind, critic)
         policy.load_state_dict(state)
-    except (OSError, KeyError, json.JSONDecodeError) as error:
+    except OSError as error:
         raise ValueError(f"{folder} holds no control policy: {error}") from error
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"the policy in {folder} does not fit or is damaged: {error}") from error

@@ -52,7 +52,7 @@ class Options:
         check_options(self)
 
 
-def check_options(options: Any, kind: type | None = None, prefix: str = "") -> None:
+def check_options(options: Any, kind: Any = None, prefix: str = "") -> None:
     """Check the values of a dataclass, and of the dataclasses inside it, against its fields.
 
     `options` is an object of the dataclass `kind`, or anything else with its attributes (as parsed
@@ -69,7 +69,7 @@ def check_options(options: Any, kind: type | None = None, prefix: str = "") -> N
             _check_value(name, value, item.metadata)
 
 
-def made_from(kind: type, values: Mapping[str, Any], source: str) -> Any:
+def made_from(kind: Any, values: Mapping[str, Any], source: str) -> Any:
     """An object of a dataclass of options, and of those inside it, from nested mappings.
 
     Missing options have their defaults. Raises ValueError, naming `source` (a file), for unknown
@@ -101,7 +101,7 @@ def range_text(limits: Mapping[str, float]) -> str:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
@@ -129,7 +129,7 @@ def _type_text(kind: Any) -> str:
         return "one of " + ", ".join(map(repr, get_args(kind)))
     if get_origin(kind) is list:
         return "a list, each item " + _type_text(get_args(kind)[0])
-    return NAMES.get(kind) or getattr(kind, "__name__", str(kind))
+    return NAMES.get(kind) or str(getattr(kind, "__name__", kind))
 
 
 def _check_value(name: str, value: Any, limits: Mapping[str, float]) -> None:

@@ -100,7 +100,7 @@ class TrainConfig(Options):
     """How a rollout becomes gradient steps. The algorithm sets these; each can be changed."""
 
     def __post_init__(self) -> None:
-        """Set what is not given to the algorithm's; raises ValueError for an unknown algorithm."""
+        """Set what is not given to the algorithm's; raises ValueError for wrong options."""
         if self.learner is OF_ALGORITHM:
             self.learner = algorithm(self.algorithm, lr=5e-4, gamma=1.0)
             if self.algorithm == "ppo":

@@ -24,7 +24,7 @@ from reward_models.loading import load_reward
 from reward_models.rules import FILM_NOTES_GOLD
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.language import data, models
-from rlhf_pg.language.config import FILM_NOTES, EvaluateConfig
+from rlhf_pg.language.config import FILM_NOTES, EvaluateConfig, train_config
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import (
     Reward,
@@ -314,7 +314,9 @@ def with_run_options(config: EvaluateConfig) -> EvaluateConfig:
     Raises ValueError if the run is of unknown origin and names something to load.
     """
     run = options_of(config.model)
-    own = run if {"reward", "algorithm"} <= set(run) else {}  # else a run of another command
+    own: dict[str, Any] = {}  # if it is a run of another command
+    if {"reward", "algorithm"} <= set(run):
+        own = asdict(train_config(Path(config.model)))
     given = {name: x for name, x in asdict(config).items() if x is not None}
     kept = [Path(config.model, name) for name in ("reference", "initial")]
     base = next((str(folder) for folder in kept if own and folder.is_dir()), None)
@@ -384,7 +386,8 @@ def open_bench(
     policy = LanguagePolicy(model, config.temperature, "none").to(device)
     reference = policy
     if Path(models.model_folder(config.base)) != Path(models.model_folder(config.model)):
-        origin = models.load(config.base)[0]
+        origin, other = models.load(config.base)
+        models.check_same_vocabulary(tokenizer, other, f"the base {config.base}")
         reference = LanguagePolicy(origin, config.temperature, "none").to(device)
     bench = Bench(reference, tokenizer, columns, dict(rewards), config.max_new_tokens)
     return bench, policy, reference

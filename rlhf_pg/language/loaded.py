@@ -27,7 +27,8 @@ from rlhf_pg.language.rollout import (
     unscored,
 )
 from rlhf_pg.language.sampling import Completions, encode, pad_left, pad_right, sample
-from rlhf_pg.runs import options_of, read_jsonl
+from rlhf_pg.reading import METRICS_LINE, read_jsonl
+from rlhf_pg.runs import options_of
 from rlhf_pg.trust import check
 
 
@@ -51,12 +52,13 @@ class LoadedRun:
         origin = self.config.reference or self.config.model
         self._check("reference")
         try:
-            model = models.load(origin)[0]
+            model, other = models.load(origin)
         except ValueError as error:
             raise ValueError(
                 f"the KL of {self.name} is measured to {origin}, which cannot be opened from this "
                 f"folder: start from the folder it was trained in ({error})"
             ) from error
+        models.check_same_vocabulary(self.tokenizer, other, f"the reference {origin}")
         return LanguagePolicy(model, self.config.temperature, "none").requires_grad_(False)
 
     @cached_property
@@ -83,10 +85,11 @@ class LoadedRun:
     def kl_coef(self) -> float:
         """The KL coefficient at the end of the run, adaptive ones included."""
         metrics = self.path / "metrics.jsonl"
-        lines = read_jsonl(metrics) if metrics.is_file() else []
-        if lines and self.config.kl_target is not None:
-            return float(lines[-1]["kl_coef"])
-        return self.config.kl_coef
+        if self.config.kl_target is None or not metrics.is_file():
+            return self.config.kl_coef
+        lines = read_jsonl(metrics, METRICS_LINE)
+        coefficients = [x for line in lines if (x := line.get("kl_coef")) is not None]
+        return float(coefficients[-1]) if coefficients else self.config.kl_coef
 
     def _check(self, name: str) -> None:
         check(self.path, {name: outside_names(self.config)[name]}, self.trust)

@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from reward_models.pretrained import open_pretrained, quiet
+from reward_models.pretrained import open_pretrained, quiet, save_vocabulary
 from rlhf_pg.checkpoint import checkpoint_folders
 from rlhf_pg.memory import check_fits
 from rlhf_pg.progress import console
@@ -119,6 +119,16 @@ def load(name: str) -> tuple[torch.nn.Module, Any]:
     return model.eval(), tokenizer
 
 
+def check_same_vocabulary(tokenizer: Any, other: Any, what: str) -> None:
+    """Raise ValueError if `other`, the tokenizer of `what`, numbers the tokens otherwise."""
+    theirs = other.get_vocab()
+    if any(theirs.get(token) != number for token, number in tokenizer.get_vocab().items()):
+        raise ValueError(
+            f"{what} has another vocabulary than the policy; use one that was trained from the same "
+            "base model"
+        )
+
+
 def load_trunk(folder: Path) -> Any:
     """The transformer without a head in `folder`, dropout off, in fp32."""
     return open_pretrained(AutoModel, folder, dtype=torch.float32).eval()
@@ -181,3 +191,4 @@ def save(folder: Path, model: Any, tokenizer: Any) -> None:
     with quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        save_vocabulary(folder, tokenizer)

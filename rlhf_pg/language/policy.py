@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -145,7 +146,7 @@ class LanguagePolicy(nn.Module):
         path = folder / "value_head.safetensors"
         if self.value_head is None or not path.is_file():
             return False
-        self.value_head.load_state_dict(load_file(path))
+        _load_head(self.value_head, path)
         return True
 
 
@@ -203,12 +204,9 @@ def critic_from(name: str, tokenizer: Any) -> SeparateCritic:
             f"critic_from: no trained reward model at {name!r}; `rlhf-pg reward` makes one"
         )
     trained = RewardModel.from_pretrained(folder, device="cpu")
-    theirs, ours = trained.tokenizer.get_vocab(), tokenizer.get_vocab()
-    if any(theirs.get(token) != number for token, number in ours.items()):
-        raise ValueError(
-            f"critic_from: the reward model in {folder} has another vocabulary than the policy; "
-            "train one from the same base, with `rlhf-pg reward --model`"
-        )
+    models.check_same_vocabulary(
+        tokenizer, trained.tokenizer, f"critic_from: the reward model in {folder}"
+    )
     head = zero_head(trained.model)
     with torch.no_grad():  # (w h - mean) / std, the reward model's own normalisation
         head.weight.copy_(trained.model.score.weight / trained.std)
@@ -223,8 +221,19 @@ def load_critic(folder: Path) -> SeparateCritic:
         raise ValueError(f"no critic in {folder}: value_head.safetensors is missing")
     trunk = models.load_trunk(folder)
     head = zero_head(trunk)
-    head.load_state_dict(load_file(path))
+    _load_head(head, path)
     return SeparateCritic(trunk, head)
+
+
+def _load_head(head: nn.Linear, path: Path) -> None:
+    """Load a value head; raises ValueError if the file is damaged or another model's."""
+    try:
+        head.load_state_dict(load_file(path))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is damaged, or the head of another model: {reason}") from error
+    if not all(p.isfinite().all() for p in head.parameters()):
+        raise ValueError(f"{path} holds numbers that are not finite")
 
 
 class AdaptersOff:

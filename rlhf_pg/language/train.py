@@ -14,11 +14,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from reward_models.calling import reward_name
 from reward_models.combine import alone
 from reward_models.loading import code_file, load_reward, references
 from reward_models.lora import merged
+from reward_models.pretrained import open_pretrained
 from reward_models.rules import FILM_NOTES_GOLD
 from reward_models.state import fingerprint, random_state, set_random_state
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
@@ -290,6 +292,9 @@ class Trainer:
         No folder (None) in other processes than the first.
         """
         config, main = self.config, self.accelerator.is_main_process
+        if config.reference is not None:
+            other = open_pretrained(AutoTokenizer, models.model_folder(config.reference))
+            models.check_same_vocabulary(self.tokenizer, other, f"the reference {config.reference}")
         if resume is None:
             if not main:
                 return None, 0

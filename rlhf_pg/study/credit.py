@@ -21,6 +21,7 @@ from rlhf_pg.language import data, token_records
 from rlhf_pg.language.enumeration import enumerable
 from rlhf_pg.language.loaded import LoadedRun, open_run
 from rlhf_pg.progress import Progress, console, number
+from rlhf_pg.reading import FLAG, NUMBER, Shape
 from rlhf_pg.study.config import CreditConfig
 from rlhf_pg.study.true_values import TrueValues, continued_values, enumerated_values
 
@@ -41,6 +42,12 @@ AGREEMENT: dict[str, str] = {
     "noise": "root mean squared standard error of the measured true advantages",
     "value_correlation": "correlation of the critic's V with the true V",
     "value_bias": "mean of V - true V",
+}
+AGREEMENT_SHAPE: Shape = {  # of credit.json
+    "exact": FLAG,
+    "gae!": [{"lam!": NUMBER, "*": NUMBER}],
+    "by_position": [{"*": NUMBER}],
+    "*": NUMBER,
 }
 
 

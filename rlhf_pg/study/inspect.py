@@ -1,16 +1,23 @@
 """`rlhf-pg inspect`: a run as a page; true advantages are measured first if they are missing."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from rlhf_pg.control import records
+from rlhf_pg.language.config import train_config
 from rlhf_pg.language.loaded import open_run
 from rlhf_pg.progress import console
-from rlhf_pg.runs import METRICS, options_of, read_jsonl
+from rlhf_pg.reading import EPISODE_SHAPE, METRICS_LINE, Shape, read_json, read_jsonl
+from rlhf_pg.runs import METRICS, options_of
 from rlhf_pg.study.config import InspectConfig
-from rlhf_pg.study.credit import measure, save
+from rlhf_pg.study.credit import AGREEMENT_SHAPE, measure, save
 from rlhf_pg.study.report import page, terminal
+
+ESTIMATORS_SHAPE: Shape = {
+    "task!": "text",
+    "truth!": {},
+    "methods!": [{"name!": "text", "family!": "text", "projections!": ["number or null"]}],
+}
 
 
 def inspect(config: InspectConfig) -> Path | None:
@@ -46,13 +53,15 @@ def collect(config: InspectConfig) -> dict[str, Any]:
 
 def language_run(folder: Path, options: dict[str, Any], config: InspectConfig) -> dict[str, Any]:
     """The page's data for a text run; measures the true advantages if they are missing."""
-    measured = folder / "credit.jsonl"
+    run_config, measured = train_config(folder), folder / "credit.jsonl"
+    episodes = _rows(folder / "tokens.jsonl", EPISODE_SHAPE)
     if config.continuations and (config.again or not measured.is_file()):
         run = open_run(str(folder), config.trust)
         save(folder, *measure(run, config.completions, config.continuations, config.seed))
-    episodes = _rows(folder / "tokens.jsonl") + _rows(measured)
-    title = f"{options['algorithm']} toward {options['reward']}"
-    return page_data(folder, "language", title, options, episodes, _json(folder / "credit.json"))
+    episodes += _rows(measured, EPISODE_SHAPE)
+    title = f"{run_config.algorithm} toward {run_config.reward}"
+    agreement = _json(folder / "credit.json", AGREEMENT_SHAPE)
+    return page_data(folder, "language", title, options, episodes, agreement)
 
 
 def control_run(folder: Path, options: dict[str, Any], config: InspectConfig) -> dict[str, Any]:
@@ -72,12 +81,12 @@ def page_data(
     agreement: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """What `report.page` draws: the arguments, and the metrics and estimators in the folder."""
-    estimators = _json(folder / "estimators.json")
+    estimators = _json(folder / "estimators.json", ESTIMATORS_SHAPE)
     return {
         "title": title,
         "kind": kind,
         "config": options,
-        "metrics": _rows(folder / "metrics.jsonl"),
+        "metrics": _rows(folder / "metrics.jsonl", METRICS_LINE),
         "metrics_help": METRICS,
         "episodes": episodes,
         "agreement": agreement,
@@ -85,9 +94,9 @@ def page_data(
     }
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return read_jsonl(path) if path.is_file() else []
+def _rows(path: Path, shape: Shape) -> list[dict[str, Any]]:
+    return read_jsonl(path, shape) if path.is_file() else []
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _json(path: Path, shape: Shape) -> dict[str, Any] | None:
+    return read_json(path, shape) if path.is_file() else None
