@@ -137,14 +137,14 @@ COMMANDS: dict[str, Command] = {
         positional_help="Initial policy: a run, a folder, or a hub name.",
     ),
     "study oracle": Command(
-        "exact results for an enumerable task: J, its gradient, V, the optimum",
-        "rlhf_pg.study.oracle_command:OracleConfig",
-        "rlhf_pg.study_commands:oracle",
+        "exact results for an enumerable task: J, its gradient, V, Q, A, the optimum",
+        "rlhf_pg.study.config:OracleConfig",
+        "rlhf_pg.study.oracle_command:main",
     ),
     "study estimators": Command(
-        "bias and variance of every gradient estimator at one policy, against the truth",
-        "rlhf_pg.study.estimators_command:EstimatorsConfig",
-        "rlhf_pg.study_commands:estimators",
+        "bias and variance of every gradient estimator at one policy",
+        "rlhf_pg.study.config:EstimatorsConfig",
+        "rlhf_pg.study.estimators.command:main",
     ),
     "study credit": Command(
         "compare every token's advantage with the true one, by continuing from each prefix",
@@ -162,7 +162,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "study examples": Command(
         "work through small examples of the theory in numbers",
-        "rlhf_pg.study.examples:ExamplesConfig",
+        "rlhf_pg.study.config:ExamplesConfig",
         "rlhf_pg.study.examples:main",
         positional="example",
         positional_help="softmax-step, bernoulli-bandit, two-step-td, reward-to-go, gae, "

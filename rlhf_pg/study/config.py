@@ -1,8 +1,10 @@
 """Options of the study commands; imports neither torch nor transformers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rlhf_pg.language.config import TrainConfig
+
+BLOCKS = 20  # standard errors come from so many blocks of estimates (`study estimators`)
 
 
 @dataclass
@@ -85,3 +87,123 @@ class BugsConfig:
     a test notices it; about half of the time."""
     output: str | None = None
     """Run folder. Default: runs/bugs, or the next free number."""
+
+
+@dataclass
+class OracleConfig:
+    """Exact answers for a task small enough to enumerate."""
+
+    model: str | None = None
+    """Language model with a small vocabulary: a run, a folder or a hub name. Default: a random tiny
+    model over eight words, with a reward of its own."""
+    reference: str | None = None
+    """Reference model of the KL. Default: that of the small task, or the model itself."""
+    reward: str | None = None
+    """Reward to maximise, as in `rlhf-pg train`."""
+    prompt: str | list[str] | None = None
+    """Prompt, or a list of prompts ('[one, two]'), whose mean is printed too."""
+    max_new_tokens: int = 5
+    """Longest completion, EOS included; the number of completions is exponential in it."""
+    kl_coef: float | None = None
+    """Weight of KL(policy || reference). Default: 0.5 for text, 0 for an MDP."""
+    missing_eos_penalty: float = 0.0
+    """Subtracted from the score of a completion cut at the length limit, usually 0 to 1."""
+    temperature: float = 1.0
+    """Sampling temperature of policy and reference, usually 0.7 to 1."""
+    mdp: str | None = None
+    """A tabular MDP instead of a language model: two-state or gridworld; the policy is uniform."""
+    show: int = 8
+    """Number of next tokens printed in the tree, usually 5 to 20."""
+    most: int = 20_000
+    """Largest number of completions of a prompt; 20,000 take seconds."""
+    seed: int = 0
+    """Random seed of the small task's model."""
+    output: str | None = None
+    """Run folder, which must be new. Default: runs/oracle, or the next free number."""
+
+    def check(self) -> None:
+        """Raise ValueError, with the option named, if an option is missing or out of range."""
+        if (self.kl_coef or 0) < 0:
+            raise ValueError(f"kl_coef must not be below 0, but is {self.kl_coef}")
+        if self.max_new_tokens < 1 or self.show < 1:
+            raise ValueError("max_new_tokens and show must be at least 1")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0, not {self.temperature}")
+        if self.mdp is not None and self.model is not None:
+            raise ValueError("give --mdp or --model, not both")
+        for name in ("reward", "prompt"):
+            if self.model is not None and getattr(self, name) is None:
+                raise ValueError(f"--model needs a --{name}, too")
+        prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        if prompts is not None and (not prompts or not all(text.strip() for text in prompts)):
+            raise ValueError("prompt: give at least one, and none that is empty")
+
+
+@dataclass
+class EstimatorsConfig:
+    """Bias and variance of every gradient estimator at one policy.
+
+    Without --model or --env it is that of a small task whose true gradient is known exactly.
+    """
+
+    model: str | None = None
+    """Run of `rlhf-pg train` or `rlhf-pg control`; its final policy is measured."""
+    env: str | None = None
+    """Gymnasium id, instead of a run: a2c trains there for `probe_steps` first."""
+    reward: str | None = None
+    """Reward, as in `rlhf-pg train`. Default: the run's own."""
+    rows: int = 16
+    """Episodes in a batch, which gives one estimate; usually 8 to 64."""
+    samples_per_prompt: int = 4
+    """Episodes of a batch that start from the same prompt, for the baselines that compare them;
+    usually 2 to 8."""
+    estimates: int = 200
+    """Number of batches, a multiple of 20; standard errors fall with its square root."""
+    truth_rows: int = 8192
+    """Episodes that estimate the true gradient if it cannot be enumerated, usually 2,000 to 50,000;
+    none of them is in a batch."""
+    lambdas: list[float] = field(default_factory=lambda: [0.0, 0.5, 0.8, 0.9, 0.95, 0.99, 1.0])
+    """Values of GAE's lambda."""
+    ppo_steps: list[int] = field(default_factory=lambda: [0, 1, 2, 4, 8])
+    """Numbers of PPO steps after which PPO's gradient is measured; each needs a true gradient of
+    its own."""
+    critic_batches: int = 32
+    """Batches to fit a critic on, if the policy has none."""
+    probe_steps: int = 10_000
+    """Environment steps of a2c with --env."""
+    seed: int = 0
+    """Random seed."""
+    output: str | None = None
+    """Folder of estimators.json, which must be new. Default: that of the run, or
+    runs/estimators."""
+
+    def check(self) -> None:
+        """Raise ValueError, with the option named, if an option is out of range."""
+        if self.model and self.env:
+            raise ValueError("give --model or --env, not both")
+        if self.samples_per_prompt < 2 or self.rows % self.samples_per_prompt:
+            raise ValueError(
+                f"rows ({self.rows}) must be a multiple of samples_per_prompt "
+                f"({self.samples_per_prompt}), and that at least 2"
+            )
+        if self.estimates < 2 * BLOCKS or self.estimates % BLOCKS:
+            raise ValueError(
+                f"estimates must be a multiple of {BLOCKS}, at least {2 * BLOCKS}, "
+                f"not {self.estimates}"
+            )
+        for name in ("rows", "truth_rows", "critic_batches", "probe_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.lambdas or not all(0 <= lam <= 1 for lam in self.lambdas):
+            raise ValueError(f"lambdas must be from 0 to 1, not {self.lambdas}")
+        if any(steps < 0 for steps in self.ppo_steps):
+            raise ValueError(f"ppo_steps must not be below 0, but are {self.ppo_steps}")
+
+
+@dataclass
+class ExamplesConfig:
+    """Print worked examples, every step with its equation."""
+
+    example: str = "all"
+    """One of softmax-step, bernoulli-bandit, two-step-td, reward-to-go, gae and
+    rock-paper-scissors, or all of them."""

@@ -1,11 +1,10 @@
-"""Worked examples: the theory in numbers small enough to follow by hand.
+"""Worked examples: the theory in numbers small enough to check by hand.
 
-Each example computes with the library's own functions and prints every step with its equation.
-Each returns its numbers, which the tests compare with those worked out by hand.
+Each example computes with the library's own functions, prints every step with its equation, and
+returns its numbers, which the tests compare with those calculated by hand.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from rlhf_pg.core.baselines import optimal_constant
 from rlhf_pg.core.losses import policy_gradient_loss
 from rlhf_pg.core.returns import discounted_sum, gae, rewards_to_go, td_errors
+from rlhf_pg.study.config import ExamplesConfig
 
 Say = Callable[[str], None]
 
@@ -25,49 +25,45 @@ def softmax_step(say: Say = print) -> dict[str, Any]:
     score, rate = 2.0, 0.1
     logp = theta.log_softmax(0)
     (grad_log,) = torch.autograd.grad(logp[0], theta, retain_graph=True)
-    say(f"  the action drawn is a_1; d log pi(a_1)/d theta_k = 1[k=1] - pi(k) = {show(grad_log)}")
-    loss = policy_gradient_loss(
-        logp[:1].unsqueeze(0), torch.tensor([[score]]).double(), torch.ones(1, 1), "episode"
-    )
+    say(f"  the sampled action is a_1; d log pi(a_1)/d theta_k = 1[k=1] - pi(k) = {show(grad_log)}")
+    loss = policy_gradient_loss(logp[None, :1], row(score), torch.ones(1, 1), "episode")
     (gradient,) = torch.autograd.grad(loss, theta)
     say(f"  its return G = {score:g}; loss = -log pi(a_1) G; gradient = {show(gradient)}")
     after = (theta - rate * gradient).detach()
-    chance = float(after.softmax(0)[0])
-    say(f"  theta - {rate:g} gradient = {show(after)}; pi(a_1) rises from .5 to {chance:.4f}")
-    return {"grad_log": grad_log, "theta": after, "probability": chance}
+    probability = float(after.softmax(0)[0])
+    say(f"  theta - {rate:g} gradient = {show(after)}; pi(a_1) rises from .5 to {probability:.4f}")
+    return {"grad_log": grad_log, "theta": after, "probability": probability}
 
 
-def bernoulli_bandit(say: Say = print, p: float = 0.3, draws: int = 20_000) -> dict[str, Any]:
-    """The exact gradient of a two-armed bandit, and its estimator under several baselines."""
+def bernoulli_bandit(say: Say = print, p: float = 0.3, samples: int = 20_000) -> dict[str, Any]:
+    """The exact gradient of a two-armed bandit, and its estimator with several baselines."""
     say(f"A Bernoulli bandit.  a = 1 with probability p = sigmoid(theta) = {p:g}; reward r = a")
     exact = p * (1 - p)
     say(f"  J = p, so dJ/dtheta = p (1 - p) = {exact:.4f}")
-    say("  the estimate is g = (a - p) (r - b), since d log pi(a)/d theta = a - p; over a:")
-    rows = {}
+    say("  the estimate is g = (a - p) (r - b), since d log pi(a)/d theta = a - p; over both a:")
+    actions, probs = row(0.0, 1.0)[0], row(1 - p, p)[0]
     generator = torch.Generator().manual_seed(0)
-    actions = torch.bernoulli(torch.full((draws,), p, dtype=torch.float64), generator=generator)
-    # Over both actions, each as often as it is drawn: E[|d log pi|^2 r] / E[|d log pi|^2].
-    both = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    best = float(optimal_constant(both, torch.tensor([(1 - p) * p**2, p * (1 - p) ** 2])))
+    sampled = torch.bernoulli(torch.full((samples,), p, dtype=torch.float64), generator=generator)
+    # E[|d log pi|^2 r] / E[|d log pi|^2], each action weighted by its probability.
+    best = float(optimal_constant(actions, probs * (actions - p) ** 2))
+    rows = {}
     for name, b in (("0", 0.0), ("E[r] = p", p), ("best = 1 - p", best), ("10", 10.0)):
-        values = torch.tensor([(0 - p) * (0 - b), (1 - p) * (1 - b)], dtype=torch.float64)
-        weights = torch.tensor([1 - p, p], dtype=torch.float64)
-        expected = float((weights * values).sum())
-        variance = float((weights * (values - expected) ** 2).sum())
-        sampled = (actions - p) * (actions - b)
-        rows[name] = (expected, variance, float(sampled.mean()), float(sampled.var()))
+        g = (actions - p) * (actions - b)
+        mean = float((probs * g).sum())
+        variance = float((probs * (g - mean) ** 2).sum())
+        of_samples = (sampled - p) * (sampled - b)
+        rows[name] = (mean, variance, float(of_samples.mean()), float(of_samples.var()))
         say(
-            f"    b = {name:13} E[g] = {expected:.4f}  Var[g] = {variance:8.4f}   "
-            f"in {draws:,} draws: {rows[name][2]:+.4f} and {rows[name][3]:.4f}"
+            f"    b = {name:13} E[g] = {mean:.4f}  Var[g] = {variance:8.4f}   "
+            f"in {samples:,} samples: {rows[name][2]:+.4f} and {rows[name][3]:.4f}"
         )
-    say("  no baseline moves the mean; the variance is least at b = 1 - p, where it is 0")
+    say("  no baseline changes the mean; the variance is least at b = 1 - p, where it is 0")
     return {"exact": exact, "baselines": rows}
 
 
 def two_step_td(say: Say = print) -> dict[str, Any]:
     """TD errors of an episode of two steps."""
-    rewards, values, gamma = row(1.0, 2.0), row(0.5, 1.5), 0.9
-    next_values = row(1.5, 0.0)
+    rewards, values, next_values, gamma = row(1.0, 2.0), row(0.5, 1.5), row(1.5, 0.0), 0.9
     say("Two steps, then the end.  r = (1, 2), V(s_0) = .5, V(s_1) = 1.5, gamma = .9")
     delta = td_errors(rewards, values, next_values, gamma)
     say(f"  delta_1 = r_1 - V(s_1)                  = 2 - 1.5           = {float(delta[0, 1]):g}")
@@ -79,22 +75,21 @@ def two_step_td(say: Say = print) -> dict[str, Any]:
 
 
 def reward_to_go(say: Say = print) -> dict[str, Any]:
-    """Why an action is weighed with later rewards alone."""
+    """Why an action is weighted by later rewards only."""
     say("Reward-to-go.  two steps, each a fair coin a_t in {0, 1}; r_0 = a_0, r_1 = a_1")
     say("  gradient by theta_1, the log-odds of the second coin; d log pi(a_1) = a_1 - 1/2")
     coins = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=torch.float64)
-    ends = torch.tensor([[0.0, 1.0]]).expand(4, 2)
-    log_slope = coins[:, 1] - 0.5
+    ends = row(0.0, 1.0).expand(4, 2)
     total, to_go = coins.sum(1), rewards_to_go(coins, ends, 1.0)[:, 1]
     rows = {}
     for name, weight in (("total return r_0 + r_1", total), ("reward-to-go r_1", to_go)):
-        g = log_slope * weight
+        g = (coins[:, 1] - 0.5) * weight
         rows[name] = (float(g.mean()), float(g.var(correction=0)))
         say(
-            f"  weighed with the {name:22}: g over the four episodes = {show(g)}; "
+            f"  weighted by the {name:22}: g over the four episodes = {show(g)}; "
             f"mean {rows[name][0]:g}, variance {rows[name][1]:g}"
         )
-    say("  the past coin adds noise and, in the mean, nothing: E[d log pi(a_1) r_0] = 0")
+    say("  the first coin adds noise and nothing to the mean: E[d log pi(a_1) r_0] = 0")
     return rows
 
 
@@ -118,8 +113,8 @@ def gae_exercise(say: Say = print) -> dict[str, Any]:
 
 
 def rock_paper_scissors(say: Say = print, steps: int = 400) -> dict[str, Any]:
-    """A game whose optimum is to be unpredictable: no greedy policy reaches it."""
-    say("Rock, paper, scissors against a player who knows our policy and answers best")
+    """A game whose optimum is a random policy: no greedy policy reaches it."""
+    say("Rock, paper, scissors against a player who knows our policy and replies best")
     payoff = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], dtype=torch.float64)
     say("  J(pi) = min over replies b of sum_a pi(a) payoff(a, b)")
     greedy = {a: float(payoff[i].min()) for i, a in enumerate(("rock", "paper", "scissors"))}
@@ -127,22 +122,18 @@ def rock_paper_scissors(say: Say = print, steps: int = 400) -> dict[str, Any]:
     theta = torch.tensor([1.0, 0.0, -0.5], dtype=torch.float64, requires_grad=True)
     mean_policy = torch.zeros(3, dtype=torch.float64)
     for step in range(steps):
-        pi = theta.softmax(0)
-        mean_policy += pi.detach() / steps
-        worst = payoff[:, int((pi.detach() @ payoff).argmin())]
-        # The exact policy gradient: every action once, weighed with its probability.
-        loss = policy_gradient_loss(
-            theta.log_softmax(0).unsqueeze(0),
-            (pi.detach() * worst).unsqueeze(0),
-            torch.ones(1, 3),
-            "episode",
-        )
+        logp = theta.log_softmax(0)
+        pi = logp.detach().exp()
+        mean_policy += pi / steps
+        returns = pi @ payoff  # by reply; the other player chooses the smallest
+        # The exact policy gradient: every action once, weighted by its probability.
+        weights = (pi * payoff[:, int(returns.argmin())])[None]
+        loss = policy_gradient_loss(logp[None], weights, torch.ones(1, 3), "episode")
         (gradient,) = torch.autograd.grad(loss, theta)
         with torch.no_grad():
             theta -= 0.1 * gradient
         if step in (0, 10, 50):
-            worth = float((pi.detach() @ payoff).min())
-            say(f"  step {step:3}: pi = {show(pi.detach())}, J = {worth:+.3f}")
+            say(f"  step {step:3}: pi = {show(pi)}, J = {float(returns.min()):+.3f}")
     value = float((mean_policy @ payoff).min())
     say(f"  the mean policy of {steps} steps: {show(mean_policy)}, J = {value:+.3f}")
     say("  the optimum is (1/3, 1/3, 1/3) with J = 0; every greedy policy has J = -1")
@@ -159,28 +150,11 @@ EXAMPLES: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
-@dataclass
-class ExamplesConfig:
-    """Print worked examples, every step with its equation."""
-
-    example: str = "all"
-    """One of softmax-step, bernoulli-bandit, two-step-td, reward-to-go, gae and
-    rock-paper-scissors, or all of them."""
-
-
-def main(config: ExamplesConfig) -> None:
-    """Print what was asked for; raises ValueError for an unknown name."""
-    examples(None if config.example == "all" else [config.example])
-
-
-def examples(names: list[str] | None = None, say: Say = print) -> None:
-    """Print worked examples, all of them or those named.
-
-    Raises ValueError for an unknown name.
-    """
-    for name in names or list(EXAMPLES):
-        if name not in EXAMPLES:
-            raise ValueError(f"no example {name!r}: choose among {', '.join(EXAMPLES)}")
+def main(config: ExamplesConfig, say: Say = print) -> None:
+    """Print one example, or all of them; raises ValueError for an unknown name."""
+    if config.example not in ("all", *EXAMPLES):
+        raise ValueError(f"no example {config.example!r}: choose among {', '.join(EXAMPLES)}")
+    for name in EXAMPLES if config.example == "all" else [config.example]:
         EXAMPLES[name](say)
         say("")
 

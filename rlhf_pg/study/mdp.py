@@ -1,4 +1,4 @@
-"""Markov decision processes small enough for a table, and their exact answers by linear algebra."""
+"""Tabular Markov decision processes, and their exact answers by linear algebra."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -13,16 +13,16 @@ Double = torch.float64
 
 @dataclass
 class TabularMDP:
-    """S states, A actions; what the transitions of an action lack of 1 is its chance to end.
+    """S states, A actions; an episode ends with the probability that `transitions` leave to 1.
 
-    Raises ValueError where shapes or probabilities cannot be.
+    Raises ValueError if shapes do not match or probabilities are invalid.
     """
 
     transitions: Tensor  # (S, A, S) P(s' | s, a)
     rewards: Tensor  # (S, A) mean reward of a in s
-    start: Tensor  # (S,) chances of the first state
+    start: Tensor  # (S,) distribution of the first state
     gamma: float = 1.0
-    states: list[str] = field(default_factory=list)  # names, for people
+    states: list[str] = field(default_factory=list)  # names
     actions: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -32,7 +32,7 @@ class TabularMDP:
         s, a = self.rewards.shape
         if self.transitions.shape != (s, a, s) or self.start.shape != (s,):
             raise ValueError(
-                f"rewards {s, a} want transitions {s, a, s} and start {(s,)}, not "
+                f"rewards {s, a} need transitions {s, a, s} and start {(s,)}, not "
                 f"{tuple(self.transitions.shape)} and {tuple(self.start.shape)}"
             )
         for name, p in (("transitions", self.transitions), ("start", self.start)):
@@ -44,15 +44,15 @@ class TabularMDP:
         self.actions = self.actions or [str(i) for i in range(a)]
 
     def with_horizon(self, steps: int) -> "TabularMDP":
-        """The same process, ended after so many steps: the state is (step, state), step by step.
+        """The same process, ended after `steps` steps; its states are (step, state), in order.
 
-        A policy of (S, A) logits that knows no time is `logits.repeat(steps, 1)` there.
+        A policy (S, A) that does not depend on time is `logits.repeat(steps, 1)` there.
         """
         s, a = self.rewards.shape
         transitions = torch.zeros(steps * s, a, steps * s, dtype=Double)
         for t in range(steps - 1):
-            here, there = slice(t * s, (t + 1) * s), slice((t + 1) * s, (t + 2) * s)
-            transitions[here, :, there] = self.transitions
+            now, later = slice(t * s, (t + 1) * s), slice((t + 1) * s, (t + 2) * s)
+            transitions[now, :, later] = self.transitions
         start = torch.cat([self.start, torch.zeros((steps - 1) * s, dtype=Double)])
         names = [f"{name}, step {t}" for t in range(steps) for name in self.states]
         rewards = self.rewards.repeat(steps, 1)
@@ -61,26 +61,24 @@ class TabularMDP:
     def exact(
         self, logits: Tensor, ref_logits: Tensor | None = None, kl_coef: float = 0.0
     ) -> "ExactMDP":
-        """All there is to know of the policy softmax(logits), logits (S, A).
+        """J, gradient, V, Q, A, KL and entropy of the policy softmax(logits), logits (S, A).
 
-        Rewards pay kl_coef * k1 at every step, as in text. Raises ValueError where a penalty has no
-        reference, or episodes have no end and gamma is 1.
+        The reward of every step includes -kl_coef * k1, as in text. Raises ValueError if a penalty
+        has no reference, or if episodes never end and gamma is 1.
         """
-        if kl_coef and ref_logits is None:
-            raise ValueError(f"kl_coef is {kl_coef} but there is no reference; give ref_logits")
         logits = logits.detach().to(Double).requires_grad_()
         logp = logits.log_softmax(-1)
         probs = logp.exp()
-        ref = (
-            logp.detach() if ref_logits is None else ref_logits.detach().to(Double).log_softmax(-1)
-        )
-        paid = self.rewards - kl_coef * (logp - ref)
+        ref = _reference(ref_logits, kl_coef)
+        ref = logp.detach() if ref is None else ref
+        rewards = self.rewards - kl_coef * (logp - ref)
+        # V = r + gamma P V under the policy; autograd differentiates through the linear solve.
         following = torch.einsum("sa,sax->sx", probs, self.transitions)
-        values = self._solve(following, (probs * paid).sum(1))
+        values = self._solve(following, (probs * rewards).sum(1))
         objective = self.start @ values
         (gradient,) = torch.autograd.grad(objective, logits)
         with torch.no_grad():
-            q_values = paid + self.gamma * self.transitions @ values
+            q_values = rewards + self.gamma * self.transitions @ values
             occupancy = self._solve(following.T, self.start)
             return ExactMDP(
                 objective=float(objective),
@@ -101,13 +99,11 @@ class TabularMDP:
 
         With a penalty it is pi*(a|s) = ref(a|s) exp((Q*(s, a) - V*(s)) / kl_coef), and
         V*(s) = kl_coef log sum_a ref(a|s) exp(Q*(s, a) / kl_coef) (Todorov 2006; Ziebart 2010).
-        Without one it is greedy, and shared evenly among equals. Raises ValueError where the values
-        find no end.
+        Without one it is greedy; equally good actions share the probability. Raises ValueError if
+        a penalty has no reference, or if value iteration does not converge.
         """
+        ref = _reference(ref_logits, kl_coef)
         values = torch.zeros_like(self.start)
-        ref = None if ref_logits is None else ref_logits.to(Double).log_softmax(-1)
-        if kl_coef and ref is None:
-            raise ValueError(f"kl_coef is {kl_coef} but there is no reference; give ref_logits")
         for _ in range(30_000):
             q = self.rewards + self.gamma * self.transitions @ values
             if ref is not None and kl_coef:
@@ -121,27 +117,7 @@ class TabularMDP:
             values = better
             if done:
                 return BestPolicy(probs, values, float(self.start @ values))
-        raise ValueError("value iteration found no end: lower gamma below 1, or let episodes end")
-
-    @torch.no_grad()
-    def walk(self, probs: Tensor, rows: int, steps: int, generator: torch.Generator) -> "Walk":
-        """`rows` episodes of the policy `probs` (S, A), each cut after `steps` steps."""
-        s, a = self.rewards.shape
-        ending = 1 - self.transitions.sum(-1, keepdim=True)
-        outcomes = torch.cat([self.transitions, ending.clamp(min=0)], -1)  # state S is the end
-        states = torch.full((rows, steps + 1), s)
-        states[:, 0] = torch.multinomial(self.start, rows, True, generator=generator)
-        actions = torch.zeros(rows, steps, dtype=torch.long)
-        probs = torch.cat([probs.to(Double), torch.full((1, a), 1 / a, dtype=Double)])
-        outcomes = torch.cat([outcomes, torch.eye(s + 1, dtype=Double)[-1].expand(1, a, s + 1)])
-        for t in range(steps):
-            actions[:, t] = torch.multinomial(probs[states[:, t]], 1, generator=generator)[:, 0]
-            chances = outcomes[states[:, t], actions[:, t]]
-            states[:, t + 1] = torch.multinomial(chances, 1, generator=generator)[:, 0]
-        mask = states[:, :-1] < s
-        here = states[:, :-1].clamp(max=s - 1)
-        rewards = torch.where(mask, self.rewards[here, actions], 0.0)
-        return Walk(here, actions, rewards, states[:, 1:], mask & (states[:, 1:] == s), mask)
+        raise ValueError("value iteration does not converge: use gamma < 1, or episodes that end")
 
     def _solve(self, following: Tensor, right: Tensor) -> Tensor:
         """x = right + gamma * following @ x."""
@@ -150,15 +126,24 @@ class TabularMDP:
             solved: Tensor = torch.linalg.solve(system, right)
         except RuntimeError as error:
             raise ValueError(
-                "episodes of this policy have no end and gamma is 1, so nothing adds up: lower "
-                "gamma, or use with_horizon"
+                "episodes of this policy never end and gamma is 1, so the return is infinite: "
+                "use gamma < 1 or with_horizon"
             ) from error
         return solved
 
 
+def _reference(ref_logits: Tensor | None, kl_coef: float) -> Tensor | None:
+    """log ref(a|s), (S, A); ValueError if a KL penalty has no reference."""
+    if ref_logits is None:
+        if kl_coef:
+            raise ValueError(f"kl_coef is {kl_coef} but there is no reference; give ref_logits")
+        return None
+    return ref_logits.detach().to(Double).log_softmax(-1)
+
+
 @dataclass
 class ExactMDP:
-    """What a policy is worth; everything counts the KL penalty, and float64."""
+    """Exact answers for one policy, float64; all of them include the KL penalty."""
 
     objective: float  # J = E[sum_t gamma^t (r_t - kl_coef * k1_t)]
     gradient: Tensor  # (S, A) dJ/dlogits
@@ -166,33 +151,24 @@ class ExactMDP:
     values: Tensor  # (S,)
     q_values: Tensor  # (S, A)
     advantages: Tensor  # (S, A)
-    occupancy: Tensor  # (S,) sum_t gamma^t P(s_t = s): not a distribution, but steps
+    occupancy: Tensor  # (S,) sum_t gamma^t P(s_t = s): discounted expected visits
     kl: float  # to the reference, summed over the steps, discounted; nats
     entropy: float  # likewise
 
 
 class BestPolicy(NamedTuple):
+    """The optimal policy and its value."""
+
     probs: Tensor  # (S, A)
     values: Tensor  # (S,)
     objective: float
 
 
-class Walk(NamedTuple):
-    """Sampled episodes, (B, T); on padding the state is a valid one and the reward 0."""
-
-    states: Tensor
-    actions: Tensor
-    rewards: Tensor
-    next_states: Tensor  # S, one past the last state, is the end
-    terminated: Tensor
-    mask: Tensor
-
-
 def two_state() -> TabularMDP:
-    """Stay in the rich state, which sometimes throws you out, or in the poor one, which does not.
+    """Two states, "poor" and "rich"; the rich one pays more, and staying in it may fail.
 
-    "poor": staying pays 0.2, going pays nothing and reaches "rich" with chance 0.8.
-    "rich": staying pays 1 and lasts with chance 0.9; going leaves for "poor" for nothing.
+    "poor": staying pays 0.2, going pays 0 and reaches "rich" with probability 0.8.
+    "rich": staying pays 1 and lasts with probability 0.9; going pays 0 and leads to "poor".
     """
     transitions = torch.tensor([[[1.0, 0.0], [0.2, 0.8]], [[0.1, 0.9], [1.0, 0.0]]], dtype=Double)
     rewards = torch.tensor([[0.2, 0.0], [1.0, 0.0]], dtype=Double)
@@ -201,10 +177,10 @@ def two_state() -> TabularMDP:
 
 
 def gridworld() -> TabularMDP:
-    """The 4 by 3 world of Russell & Norvig (Artificial Intelligence, ch. 17), begun at (1, 1).
+    """The 4 by 3 world of Russell & Norvig (Artificial Intelligence, ch. 17), started at (1, 1).
 
-    A wall at (2, 2); (4, 3) ends with +1 and (4, 2) with -1; each step costs 0.04. A move goes
-    where it should with chance 0.8, and to either side of that with 0.1.
+    There is a wall at (2, 2); (4, 3) ends with +1 and (4, 2) with -1; each step costs 0.04. A move
+    succeeds with probability 0.8 and goes to either side of its direction with 0.1 each.
     """
     moves = {"up": (0, 1), "down": (0, -1), "left": (-1, 0), "right": (1, 0)}
     ends = {(4, 3): 1.0, (4, 2): -1.0}

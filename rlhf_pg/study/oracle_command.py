@@ -1,142 +1,100 @@
 """`rlhf-pg study oracle`: the exact answers of a small task, printed and saved."""
 
 import json
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
+from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 from safetensors.torch import save_file
 from torch import Tensor
 
+from reward_models.files import saved_text
+from reward_models.loading import load_reward
 from rlhf_pg.language import models
+from rlhf_pg.language.data import check_prompt_lengths
 from rlhf_pg.language.policy import LanguagePolicy
-from rlhf_pg.language.prompts import check_prompt_lengths
-from rlhf_pg.progress import Progress, console
-from rlhf_pg.runs import Run, saved_text
+from rlhf_pg.progress import console, number
+from rlhf_pg.runs import Run
 from rlhf_pg.study import mdp
+from rlhf_pg.study.config import OracleConfig
 from rlhf_pg.study.oracle import Exact, check_enumerable, language_oracle
-from rlhf_pg.study.oracle_display import show_completions, show_prefixes, show_summary, show_table
 from rlhf_pg.study.tasks import SmallTask, small_task
 
-LoadReward = Callable[[str], Any]
+Numbers = dict[str, float]
+COLUMNS = {  # of the printed table: key in oracle.json, heading
+    "objective": "J",
+    "score": "E[score]",
+    "gradient_norm": "|∇J|",
+    "kl": "KL to ref",
+    "entropy": "entropy",
+    "best_objective": "J*",
+    "kl_to_best": "KL(π‖π*)",
+}
 
 
-@dataclass
-class OracleConfig:
-    """Exact answers for a task small enough to write down."""
-
-    model: str | None = None
-    """A language model with a small vocabulary: a run, a folder, or a hub name; none: a random
-    tiny one over eight words, with a reward of its own."""
-    reference: str | None = None
-    """The model to stay near; none: the small task's own, or the model itself."""
-    reward: str | None = None
-    """What to maximise, spelt as for `rlhf-pg train`."""
-    prompt: str | list[str] | None = None
-    """What is completed: a text, or a list of them ('[one, two]'), whose means are told, too."""
-    max_new_tokens: int = 5
-    """Longest completion, EOS included; the count of completions grows with its power."""
-    kl_coef: float | None = None
-    """Weight of KL(policy || reference); none: 0.5 for text, 0 for an MDP."""
-    missing_eos_penalty: float = 0.0
-    """Taken off the score of a completion cut at the length limit, usually 0 to 1."""
-    temperature: float = 1.0
-    """Of policy and reference, usually 0.7 to 1."""
-    mdp: str | None = None
-    """A table in place of a language model: two-state or gridworld, under a uniform policy."""
-    show: int = 8
-    """Completions and first tokens to print, usually 5 to 20."""
-    most: int = 20_000
-    """Refuse a prompt with more completions than this; 20,000 take seconds."""
-    seed: int = 0
-    """Of the small task's random model."""
-    output: str | None = None
-    """Run folder; none takes runs/oracle, or the next free number."""
-
-
-def main(config: OracleConfig, load_reward: LoadReward) -> Run:
-    """Compute, print and save the answers; returns the run."""
-    if (config.kl_coef or 0) < 0:
-        raise ValueError(f"kl_coef must not be below 0, but is {config.kl_coef}")
+def main(config: OracleConfig) -> Run:
+    """Compute, print and save the exact answers; returns the run."""
+    config.check()
     if config.mdp is not None:
-        return _table(config)
+        return _mdp(config)
+    task, prompts = _task(config)
     kl_coef = 0.5 if config.kl_coef is None else config.kl_coef
-    task, prompts = _task(config, load_reward)
     check_enumerable(task.policy, config.max_new_tokens, config.most)
     check_prompt_lengths(task.policy.model, task.tokenizer, prompts, config.max_new_tokens)
-    models.suit_threads(task.policy.model)
-    vocabulary = task.policy.model.config.get_text_config().vocab_size
+    models.limit_threads(task.policy.model)
     run = Run.create(config.output, "oracle", config)
-    began, answers = time.perf_counter(), []
-    with Progress(len(prompts), "prompts written down", shown=len(prompts) > 1) as progress:
-        for prompt in prompts:
-            answers.append(
-                language_oracle(
-                    task.policy, task.reference, task.tokenizer, prompt, task.reward,
-                    config.max_new_tokens, kl_coef, config.missing_eos_penalty, limit=config.most,
-                )
-            )  # fmt: skip
-            progress.update(len(answers))
-    console.print(
-        f"{len(answers[0].probs):,} completions of at most {config.max_new_tokens} out of "
-        f"{vocabulary} tokens, all written down: {time.perf_counter() - began:.1f} s"
-    )
+    answers = [
+        language_oracle(
+            task.policy, task.reference, task.tokenizer, prompt, task.reward,
+            config.max_new_tokens, kl_coef, config.missing_eos_penalty, limit=config.most,
+        )
+        for prompt in prompts
+    ]  # fmt: skip
     rows = [summary(answer, kl_coef) for answer in answers]
-    show_summary(prompts, rows, answers, kl_coef)
-    for prompt, answer in list(zip(prompts, answers, strict=True))[:3]:
-        show_completions(prompt, answer, task.tokenizer, config.show)
-        show_prefixes(prompt, answer, task.tokenizer, config.show)
-    save(run, prompts, answers, rows, task)
     console.print(
-        f"saved in {run.path}: oracle.json, oracle.safetensors (gradient; V, Q, A of all steps)",
+        f"{len(answers[0].probs):,} completions of at most {config.max_new_tokens} tokens. "
+        f"J = E[score] - {kl_coef:g} KL, in nats of whole completions.",
         markup=False,
     )
+    console.print(_table(prompts, rows, answers))
+    console.print("V(s) of a prefix; p, Q(s, a) and A(s, a) = Q - V of each next token:")
+    for prompt, answer in list(zip(prompts, answers, strict=True))[:3]:
+        console.print(_tree(prompt, answer, task, config.show))
+    _save(run, prompts, rows, answers, task)
+    console.print(f"saved in {run.path}: oracle.json, oracle.safetensors", markup=False)
     return run
 
 
-def _task(config: OracleConfig, load_reward: LoadReward) -> tuple[SmallTask, list[str]]:
-    """The task asked for, and its prompts; ValueError for what is missing or cannot be."""
-    if config.max_new_tokens < 1 or config.show < 1:
-        raise ValueError("max_new_tokens and show must be at least 1")
-    if config.temperature <= 0:
-        raise ValueError(f"temperature must be above 0, not {config.temperature}")
+def _task(config: OracleConfig) -> tuple[SmallTask, list[str]]:
+    """The small task, or the models and reward of the options, and the prompts."""
     task = small_task(config.seed, config.max_new_tokens)
     if config.model is not None:
-        for name in ("reward", "prompt"):
-            if getattr(config, name) is None:
-                raise ValueError(f"a model of yours needs a --{name}, too")
         model, task.tokenizer = models.load(config.model)
-        task.policy = LanguagePolicy(model, critic="none")
-        task.reference = task.policy
+        task.policy = task.reference = LanguagePolicy(model, critic="none")
     if config.reference is not None:
         model, tokenizer = models.load(config.reference)
         if tokenizer.get_vocab() != task.tokenizer.get_vocab():
             raise ValueError(f"{config.reference} has another vocabulary than the policy")
         task.reference = LanguagePolicy(model, critic="none")
-    for policy in (task.policy, task.reference):
-        policy.temperature = config.temperature
+    task.policy.temperature = task.reference.temperature = config.temperature
     if config.reward is not None:
         task.reward = load_reward(config.reward)
-    asked = task.prompt if config.prompt is None else config.prompt
-    prompts = [asked] if isinstance(asked, str) else list(asked)
-    if not prompts or not all(prompt.strip() for prompt in prompts):
-        raise ValueError("prompt: give at least one, and none that is empty")
-    return task, prompts
+    prompts = task.prompt if config.prompt is None else config.prompt
+    return task, [prompts] if isinstance(prompts, str) else prompts
 
 
-def summary(answer: Exact, kl_coef: float) -> dict[str, float]:
-    """The numbers of one prompt; `kl_to_best` is KL(policy || pi*), where there is a pi*."""
-    lengths = answer.episodes.mask.sum(1).to(answer.probs.dtype)
+def summary(answer: Exact, kl_coef: float) -> Numbers:
+    """The numbers of one prompt; `kl_to_best` is KL(policy || pi*), if pi* has a closed form."""
     numbers = {
         "objective": answer.objective,
         "score": answer.objective + kl_coef * answer.kl,
         "gradient_norm": float(answer.gradient.norm()),
         "kl": answer.kl,
         "entropy": answer.entropy,
-        "length": float(answer.probs @ lengths),
+        "length": float(answer.probs @ answer.episodes.mask.sum(1).to(answer.probs.dtype)),
     }
     if answer.best_objective is not None:
         numbers["best_objective"] = answer.best_objective
@@ -146,60 +104,106 @@ def summary(answer: Exact, kl_coef: float) -> dict[str, float]:
     return numbers
 
 
-def save(
-    run: Run,
-    prompts: list[str],
-    answers: list[Exact],
-    rows: list[dict[str, float]],
-    task: SmallTask,
+def _table(prompts: list[str], rows: list[Numbers], answers: list[Exact]) -> Table:
+    """A row for each prompt, and one for the objective that is the mean of theirs."""
+    names = [name for name in COLUMNS if name in rows[0]]
+    table = Table("prompt")
+    for name in names:
+        table.add_column(Text(COLUMNS[name]), justify="right", no_wrap=True)
+    for prompt, row in zip(prompts, rows, strict=True):
+        shown = Text(prompt if len(prompt) <= 20 else f"…{prompt[-19:]}")
+        table.add_row(shown, *(number(row[name], 4) for name in names))
+    if len(rows) > 1:
+        mean = {name: sum(row[name] for row in rows) / len(rows) for name in names}
+        gradients = torch.stack([answer.gradient for answer in answers])
+        mean["gradient_norm"] = float(gradients.mean(0).norm())
+        table.add_row("mean", *(number(mean[name], 4) for name in names), style="bold")
+    return table
+
+
+def _tree(prompt: str, answer: Exact, task: SmallTask, count: int) -> Tree:
+    """The likeliest next tokens of the prompt, and those that follow the first two of them."""
+    tree = Tree(Text.assemble((prompt, "bold"), f"   V {float(answer.values[0, 0]):+.3f}"))
+    rows = torch.ones(len(answer.probs), dtype=torch.bool)
+    prefixes = _add_tokens(tree, answer, task, rows, 0, count)
+    for branch, rows in prefixes[:2]:
+        _add_tokens(branch, answer, task, rows, 1, min(count, 5))
+    return tree
+
+
+def _add_tokens(
+    tree: Tree, answer: Exact, task: SmallTask, rows: Tensor, step: int, count: int
+) -> list[tuple[Tree, Tensor]]:
+    """Add the tokens at `step` of `rows`; returns branches that go on, with their rows (N,)."""
+    actions, mask = answer.episodes.actions[:, step], answer.episodes.mask
+    first = {int(actions[i]): i for i in rows.nonzero()[:, 0].flip(0).tolist()}
+    order = sorted(first, key=lambda a: -float(answer.logprobs[first[a], step]))
+    prefixes = []
+    for action in order[:count]:
+        row, text = first[action], task.tokenizer.decode([action])
+        p, q, a = (x[row, step] for x in (answer.logprobs, answer.q_values, answer.advantages))
+        branch = tree.add(_line(text.strip() or repr(text), float(p.exp()), float(q), float(a)))
+        if step + 1 < mask.shape[1] and mask[row, step + 1]:
+            prefixes.append((branch, rows & (actions == action) & mask[:, step]))
+    if len(order) > count:
+        tree.add(Text(f"… {len(order) - count} more", "dim"))
+    return prefixes
+
+
+def _line(action: str, p: float, q: float, advantage: float) -> Text:
+    """An action with its probability, Q and A, and a bar of four blocks to the unit of |A|."""
+    return Text.assemble(
+        (f"{action:<10}p {p:.3f}   Q {q:+.3f}   A {advantage:+.3f} "),
+        ("█" * min(16, round(4 * abs(advantage))), "green" if advantage >= 0 else "magenta"),
+    )
+
+
+def _save(
+    run: Run, prompts: list[str], rows: list[Numbers], answers: list[Exact], task: SmallTask
 ) -> None:
-    """Write oracle.json, and oracle.safetensors with the tensors of Exact, prompt by prompt."""
-    told: list[dict[str, Any]] = []
+    """Write oracle.json, and oracle.safetensors with the tensors of Exact as "PROMPT.FIELD".
+
+    The completions are texts in oracle.json, in the order of the tensors' rows.
+    """
+    saved: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
-    names = [name for name, p in task.policy.model.named_parameters() if p.requires_grad]
-    for i, (prompt, answer, row) in enumerate(zip(prompts, answers, rows, strict=True)):
+    for i, (prompt, row, answer) in enumerate(zip(prompts, rows, answers, strict=True)):
         ids, mask = answer.episodes.actions, answer.episodes.mask.bool()
-        score = answer.episodes.rewards.sum(1)
-        best = [None] * len(ids) if answer.best is None else answer.best.tolist()
-        completions = [
-            {"text": task.tokenizer.decode(a[m].tolist()), "score": s, "p": p, "best": b}
-            for a, m, s, p, b in zip(
-                ids, mask, score.tolist(), answer.probs.tolist(), best, strict=True
-            )
-        ]
-        told.append({"prompt": prompt, **row, "completions": completions})
-        found = {
-            name: x
-            for name, x in vars(answer).items()
-            if isinstance(x, Tensor) and name != "episodes"
-        }
-        found |= {"actions": ids, "mask": mask, "scores": score}
-        tensors |= {f"{i}.{name}": x.contiguous() for name, x in found.items()}
-    saved_text(run.path / "oracle.json", json.dumps({"prompts": told, "gradient_of": names}))
+        texts = [task.tokenizer.decode(a[m].tolist()) for a, m in zip(ids, mask, strict=True)]
+        saved.append({"prompt": prompt, **row, "completions": texts})
+        fields = {name: x for name, x in vars(answer).items() if isinstance(x, Tensor)}
+        fields |= {"actions": ids, "mask": mask, "scores": answer.episodes.rewards.sum(1)}
+        tensors |= {f"{i}.{name}": x.contiguous() for name, x in fields.items()}
+    names = [name for name, p in task.policy.model.named_parameters() if p.requires_grad]
+    saved_text(run.path / "oracle.json", json.dumps({"prompts": saved, "gradient_of": names}))
     save_file(tensors, run.path / "oracle.safetensors")
 
 
-# Tables in place of language models
-
-
-def _table(config: OracleConfig) -> Run:
-    """The same for one of the shipped MDPs, under a uniform policy, which is the reference too."""
+def _mdp(config: OracleConfig) -> Run:
+    """The same for a tabular MDP, under the uniform policy, which is also the reference."""
     if config.mdp not in mdp.EXAMPLES:
         raise ValueError(f"no MDP {config.mdp!r}: choose among {', '.join(mdp.EXAMPLES)}")
-    if config.model is not None:
-        raise ValueError("--mdp and --model are two tasks: choose one")
-    kl_coef = config.kl_coef or 0.0
-    task = mdp.EXAMPLES[config.mdp]()
+    kl_coef, task = config.kl_coef or 0.0, mdp.EXAMPLES[config.mdp]()
     run = Run.create(config.output, "oracle", config)
     uniform = torch.zeros_like(task.rewards)
     answer, best = task.exact(uniform, uniform, kl_coef), task.optimum(uniform, kl_coef)
-    console.print(Text((mdp.EXAMPLES[config.mdp].__doc__ or "").replace("\n    ", "\n")))
-    console.print(
-        f"A uniform policy, gamma {task.gamma:g}, KL coefficient {kl_coef:g}:  "
-        f"J {answer.objective:.3f}  |∇J| {float(answer.gradient.norm()):.3f}  "
-        f"J* {best.objective:.3f}  steps {float(answer.occupancy.sum()):.2f}"
+    tree = Tree(
+        f"{config.mdp}, uniform policy, γ {task.gamma:g}, KL coefficient {kl_coef:g}: "
+        f"J {number(answer.objective)}, |∇J| {number(float(answer.gradient.norm()))}, "
+        f"J* {number(best.objective)}, {number(float(answer.occupancy.sum()))} steps"
     )
-    show_table(task, answer, best)
+    for s, state in enumerate(task.states):
+        v, optimum, visits = (x[s] for x in (answer.values, best.values, answer.occupancy))
+        chosen = f"{task.actions[int(best.probs[s].argmax())]} {float(best.probs[s].max()):.2f}"
+        branch = tree.add(
+            Text(f"{state:<10}V {v:+.3f}   V* {optimum:+.3f}   π* {chosen}   visits {visits:.2f}")
+        )
+        columns = (answer.probs[s], answer.q_values[s], answer.advantages[s])
+        for name, *numbers in zip(task.actions, *(x.tolist() for x in columns), strict=True):
+            branch.add(_line(name, *numbers))
+    console.print(
+        tree, "V*, π*: of the best policy; visits and steps: expected, discounted", sep="\n"
+    )
     saved = {**asdict(task), **vars(answer), "best": best._asdict()}
     as_lists = json.dumps(saved, default=lambda x: x.tolist(), indent=1)
     saved_text(run.path / "oracle.json", as_lists + "\n")

@@ -1,4 +1,4 @@
-"""A text task small enough to write down: eight words, a tiny model, and a reward with grammar."""
+"""A text task small enough to enumerate: eight tokens, a tiny model, and a reward with grammar."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,16 +27,15 @@ class SmallTask:
 
 
 def small_task(seed: int = 0, max_new_tokens: int = 4) -> SmallTask:
-    """A random tiny Llama over eight tokens as the reference, a policy that has left it, `opinion`.
+    """A random tiny Llama over eight tokens as the reference, a perturbed copy as the policy.
 
-    Both are far enough from uniform that every token changes what follows; the critic is at zero,
-    as every run's is at first. With 4 new tokens there are 2,801 completions, with 5 there are
-    19,608.
+    Both are far enough from uniform that every token changes what follows; the critic is zero, as
+    at the start of a run. There are 2,801 completions of at most 4 tokens, and 19,608 of at most 5.
     """
     tokenizer = models.train_tokenizer([WORDS], "word")
     with torch.random.fork_rng(devices=[]):
         return SmallTask(
-            policy=LanguagePolicy(random_llama(tokenizer, seed, drift=0.15)),
+            policy=LanguagePolicy(random_llama(tokenizer, seed, noise=0.15)),
             reference=LanguagePolicy(random_llama(tokenizer, seed), critic="none"),
             tokenizer=tokenizer,
             prompt="film",
@@ -45,27 +44,28 @@ def small_task(seed: int = 0, max_new_tokens: int = 4) -> SmallTask:
         )
 
 
-def random_llama(tokenizer: Any, seed: int, spread: float = 0.3, drift: float = 0.0) -> Any:
-    """A tiny Llama with normal weights of deviation `spread`, and more noise of deviation `drift`.
+def random_llama(tokenizer: Any, seed: int, std: float = 0.3, noise: float = 0.0) -> Any:
+    """A tiny Llama with normal weights of deviation `std`, plus normal noise of deviation `noise`.
 
-    The usual 0.02 would make it all but uniform. Draws from torch's global generator, seeded here.
+    The usual 0.02 would make it nearly uniform. Seeds torch's global generator.
     """
     torch.manual_seed(seed)
     model = models.tiny_model(tokenizer, width=16, layers=1, heads=2, context=32)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     with torch.no_grad():
         for p in matrices:
-            p.normal_(std=spread)
+            p.normal_(std=std)
+        # Drawn after all weights, so that policy and reference of one seed share these.
         for p in matrices:
-            p.add_(drift * torch.randn_like(p))
+            p.add_(noise * torch.randn_like(p))
     return model
 
 
 def opinion(completions: Sequence[str], **columns: Any) -> list[float]:
-    """What a text says in all: "good" is 1 and "bad" is -1, "not" turns and "very" doubles, once.
+    """The reward: "good" counts 1 and "bad" -1, turned by "not" and doubled (once) by "very".
 
-    "not" and "very" act on the next good or bad; any other word between lets them go. So they are
-    worth nothing by themselves, and much by what follows: a question of credit.
+    "not" and "very" act on the next good or bad; any other word between cancels them. Alone they
+    are worth nothing, and their value depends on what follows: a question of credit.
     """
     return [_opinion(text.split()) for text in completions]
 

@@ -106,9 +106,7 @@ def test_without_a_pad_token_texts_are_scored_one_by_one(tmp_path):
 
 def test_what_is_no_classifier_is_named(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(
-        RewardError, match="empty is a folder but no reward model or sequence"
-    ):
+    with pytest.raises(RewardError, match="empty is a folder but no reward model or sequence"):
         Classifier(str(tmp_path / "empty"), "positive")
     with pytest.raises(RewardError, match="no such folder"):
         Classifier(str(tmp_path / "missing"), "positive")

@@ -4,16 +4,17 @@ import json
 import math
 
 import pytest
-from rlhf_pg.language.settings import preset
-from rlhf_pg.language.training import train
 
 from rlhf_pg.language import models
+from rlhf_pg.language.config import preset
+from rlhf_pg.language.train import train
 from rlhf_pg.progress import console
 from rlhf_pg.runs import read_jsonl
 from rlhf_pg.study import tasks
-from rlhf_pg.study.estimators import laboratory, table
-from rlhf_pg.study.estimators_command import EstimatorsConfig, main
-from rlhf_pg.study.tasks import opinion, small_task
+from rlhf_pg.study.config import EstimatorsConfig
+from rlhf_pg.study.estimators import measure
+from rlhf_pg.study.estimators.command import main, show
+from rlhf_pg.study.tasks import small_task
 
 FEW = {"estimates": 40, "critic_batches": 4, "ppo_steps": [0, 2], "lambdas": [0.0, 0.95, 1.0]}
 SCHEMA = {
@@ -21,10 +22,6 @@ SCHEMA = {
     "bias_se": float, "variance": float, "mse": float, "cosine": float | None,
     "cosine_single": float, "snr": float, "expected_exactly": bool, "projections": list,
 }  # fmt: skip
-
-
-def nothing(spec):
-    raise AssertionError("no reward is needed")
 
 
 @pytest.fixture
@@ -41,10 +38,10 @@ def printed():
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lab") / "out"
+    folder = tmp_path_factory.mktemp("estimators") / "out"
     with pytest.MonkeyPatch.context() as patch, console.capture() as capture:
         patch.setattr(tasks, "small_task", lambda: small_task(max_new_tokens=3))
-        returned = main(EstimatorsConfig(**FEW, output=str(folder)), nothing)
+        returned = main(EstimatorsConfig(**FEW, output=str(folder)))
     read = json.loads((folder / "estimators.json").read_text())
     assert read == json.loads(json.dumps(returned))
     assert (folder / "config.yaml").is_file()
@@ -84,30 +81,6 @@ def entries_of(result, **changes):
     return {**result, "methods": methods}
 
 
-def test_the_sentences_come_from_the_numbers(saved):
-    result, _ = saved
-    by_name = {entry["name"]: entry for entry in result["methods"]}
-    least, bootstrapped, ppo = table.findings(result)
-    ratio = by_name["REINFORCE, whole return"]["variance"]
-    ratio /= by_name["critic (exact), λ=1"]["variance"]
-    assert f"“critic (exact), λ=1” has the least variance, {ratio:.3g} times less" in least
-    assert "From λ=1 to λ=0 with the fitted critic" in bootstrapped
-    assert "the bias from 0 to" in bootstrapped
-    changed = entries_of(
-        result,
-        **{
-            "critic (exact), λ=1": {"bias": 0.5},
-            "moving average": {"variance": 1e-3},
-            "gae λ=0.95, fitted critic": {"mse": 1e-3},
-            "ppo λ=0.95, k=2": {"cosine": -0.25},
-        },
-    )
-    least, bootstrapped, ppo = table.findings(changed)
-    assert "“moving average” has the least variance" in least
-    assert "squared error is at λ=0.95" in bootstrapped
-    assert "of -0.250 after 2" in ppo
-
-
 def test_noise_is_shown_as_noise(saved, printed):
     result, _ = saved
     name = "leave-one-out"
@@ -115,7 +88,7 @@ def test_noise_is_shown_as_noise(saved, printed):
     beyond = {"bias": 0.6, "bias_se": 0.02, "bias_squared": 0.36, "bias_squared_se": 0.024}
 
     def row(change):
-        text = printed(lambda: table.show(entries_of(result, **{name: change})))
+        text = printed(lambda: show(entries_of(result, **{name: change})))
         return next(line for line in text.splitlines() if line.startswith(f" {' '}{name}"))
 
     assert "< 0.4" in row(within)
@@ -125,7 +98,7 @@ def test_noise_is_shown_as_noise(saved, printed):
 
 def test_text_of_a_task_is_data(saved, printed):
     result, _ = saved
-    text = printed(lambda: table.show({**result, "task": "[red]a run[/red]"}))
+    text = printed(lambda: show({**result, "task": "[red]a run[/red]"}))
     assert "[red]a run[/red]" in text
 
 
@@ -136,11 +109,11 @@ def test_a_run_gets_its_result_into_its_folder(tmp_path, printed):
     config = preset("a2c")
     config.model, config.data = str(tmp_path / "base"), str(tmp_path / "prompts.jsonl")
     config.iterations, config.rows, config.max_new_tokens, config.device = 2, 8, 3, "cpu"
-    config.reward, config.output = "opinion", str(tmp_path / "run")
-    run = train(config, opinion)
+    config.reward, config.output = "rlhf_pg.study.tasks:opinion", str(tmp_path / "run")
+    run = train(config)
     before = (run.path / "config.yaml").read_text()
     asked = EstimatorsConfig(model=str(run.path), truth_rows=400, rows=8, **FEW)
-    text = printed(lambda: main(asked, lambda spec: {"opinion": opinion}[spec]))
+    text = printed(lambda: main(asked))
     result = json.loads((run.path / "estimators.json").read_text())
     assert result["truth"]["how"] == "large sample" and result["truth"]["episodes"] >= 400
     assert 0 < result["truth"]["relative_error"] < 0.5
@@ -168,14 +141,14 @@ def test_a_run_gets_its_result_into_its_folder(tmp_path, printed):
 )
 def test_bad_options_are_named_before_anything_is_written(tmp_path, options, said):
     with pytest.raises(ValueError, match=said):
-        main(EstimatorsConfig(**options, output=str(tmp_path / "out")), nothing)
+        main(EstimatorsConfig(**options, output=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_truth_that_stays_in_the_noise_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(laboratory, "TOO_NOISY", 0.01)
+    monkeypatch.setattr(measure, "TOO_NOISY", 0.01)
     config = EstimatorsConfig(env="CartPole-v1", truth_rows=40, probe_steps=500, **FEW)
     config.output = str(tmp_path / "out")
     with pytest.raises(ValueError, match="raise --truth_rows"):
-        main(config, nothing)
+        main(config)
     assert not (tmp_path / "out").exists()

@@ -1,33 +1,33 @@
-"""Estimators of text: exact expectations in a second way; a sampled truth and the oracle's."""
+"""Estimators of text: exact expectations computed a second way; a sampled truth and the oracle."""
 
 import json
 from dataclasses import replace
 
 import pytest
 import torch
-from rlhf_pg.language.settings import preset
-from rlhf_pg.language.training import train
 
 from rlhf_pg.core.algorithms import LearnerConfig
 from rlhf_pg.language import models
-from rlhf_pg.study.estimators.laboratory import laboratory
-from rlhf_pg.study.estimators.measure import estimate
+from rlhf_pg.language.config import preset
+from rlhf_pg.language.train import train
+from rlhf_pg.study.config import EstimatorsConfig
+from rlhf_pg.study.estimators.measure import estimate, explained_variance, kl_per_step, measure
 from rlhf_pg.study.estimators.methods import Method, methods
-from rlhf_pg.study.estimators.sources import Sizes, after, explained, moved
+from rlhf_pg.study.estimators.sources import Enumerated, TextRun, after
 from rlhf_pg.study.estimators.statistics import Truth, known
-from rlhf_pg.study.estimators.text import Enumerated, Text
 from rlhf_pg.study.oracle import language_oracle, policy_parameters
 from rlhf_pg.study.tasks import opinion, small_task
 
-SIZES = Sizes(rows=8, group=4, truth_rows=4000, critic_batches=8, seed=0)
+CONFIG = EstimatorsConfig(rows=8, truth_rows=4000, critic_batches=8, estimates=40)
 CONSTANTS = {"moving-average": -0.7, "optimal": 0.4}
 LAMBDAS = {"fitted": [0.0, 0.5, 1.0], "zero": [0.0], "exact": [0.0, 0.95]}
 ROUNDING = 1e-5  # of models in 32 bits
+REWARD = "rlhf_pg.study.tasks:opinion"
 
 
 @pytest.fixture(scope="module")
 def source():
-    return Enumerated(small_task(max_new_tokens=3), SIZES, kl_coef=0.1)
+    return Enumerated(CONFIG, small_task(max_new_tokens=3), kl_coef=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +39,10 @@ def chosen(source):
 def numbers(source, chosen):
     """The exact measures, by name."""
     alone = [method for method in chosen if not method.couples]
-    truth = source.truth(source.policy, lambda: None)
-    moments = source.expected(alone, CONSTANTS)
+    truth = source.truth(source.policy)
+    moments = source.moments(alone, CONSTANTS)
     return {
-        method.name: known(*moment, SIZES.rows, truth, method.rescaled)
+        method.name: known(*moment, CONFIG.rows, truth, method.rescaled)
         for method, moment in zip(alone, moments, strict=True)
     }
 
@@ -83,7 +83,7 @@ def by_definition(source, scores, weigh):
     truth = exact.gradient
     return {
         "bias_squared": float((mean - truth).square().sum() / truth.square().sum()),
-        "variance": float((square - mean @ mean) / SIZES.rows / truth.square().sum()),
+        "variance": float((square - mean @ mean) / CONFIG.rows / truth.square().sum()),
         "cosine": float(mean @ truth / mean.norm() / truth.norm()),
     }
 
@@ -118,25 +118,21 @@ def test_nothing_else_is_without(numbers):
     ],
 )
 def test_bias_and_variance_by_definition(source, numbers, scores, name, weigh):
-    for measure, value in by_definition(source, scores, weigh).items():
-        assert numbers[name][measure] == pytest.approx(value, rel=1e-3, abs=1e-8), measure
+    for key, value in by_definition(source, scores, weigh).items():
+        assert numbers[name][key] == pytest.approx(value, rel=1e-3, abs=1e-8), key
 
 
 def test_what_is_sampled_agrees_with_what_is_exact(source, chosen, numbers):
-    batches = [source.draw() for _ in range(80)]
-    truth = source.truth(source.policy, lambda: None)
+    batches = [source.batch() for _ in range(80)]
+    truth = source.truth(source.policy)
     alone = [method for method in chosen if method.name in numbers]
-    acting = source.acting(source.policy)
-    entries = estimate(source.policy, acting, batches, alone, CONSTANTS, truth, lambda: None)
+    entries = estimate(source.policy, batches, alone, CONSTANTS, truth)
     for entry in entries:
         assert not entry["expected_exactly"]
         for name in ("bias_squared", "variance", "mse", "snr"):
             error = entry[f"{name}_se"]
             assert abs(entry[name] - numbers[entry["name"]][name]) < 4 * error, entry["name"]
-    exact = {name: found for name, found in numbers.items()}
-    again = estimate(
-        source.policy, acting, batches[:40], alone[:2], CONSTANTS, truth, lambda: None, exact
-    )
+    again = estimate(source.policy, batches[:40], alone[:2], CONSTANTS, truth, numbers)
     assert all(entry["expected_exactly"] and entry["bias_se"] < 1e-2 for entry in again)
 
 
@@ -145,12 +141,12 @@ def test_coupled_is_what_depends_on_the_other_rows(source, chosen):
     for method in [*chosen, Method("token", "ppo", LearnerConfig(reduction="token"), "zero")]:
         depends = False
         for _ in range(5):
-            rollout = source.draw()[method.critic or "zero"]
+            rollout = source.batch()[method.critic or "zero"]
             single = replace(rollout, group_size=1)
             if method.config.baseline in ("leave-one-out", "group", "group-centred"):
                 continue  # these cannot be asked of a single row
-            whole = method.weights(single, CONSTANTS) * SIZES.rows
-            rows = [method.weights(single[[i]], CONSTANTS) for i in range(SIZES.rows)]
+            whole = method.weights(single, CONSTANTS) * CONFIG.rows
+            rows = [method.weights(single[[i]], CONSTANTS) for i in range(CONFIG.rows)]
             depends |= not torch.allclose(whole, torch.cat(rows), atol=1e-5)
         if method.config.baseline not in ("leave-one-out", "group", "group-centred"):
             assert depends == method.couples, method.name
@@ -161,7 +157,7 @@ def test_coupled_is_what_depends_on_the_other_rows(source, chosen):
 def test_ppos_first_gradient_is_the_plain_one(source):
     plain = LearnerConfig(lam=0.9)
     for _ in range(3):
-        rollout = source.draw()["fitted"]
+        rollout = source.batch()["fitted"]
         now = source.policy.evaluate(rollout).logprobs
         clipped = Method("ppo", "ppo", replace(plain, clip=0.2), "fitted", steps=0)
         expected = Method("gae", "gae", plain, "fitted").weights(rollout, {})
@@ -169,8 +165,10 @@ def test_ppos_first_gradient_is_the_plain_one(source):
 
 
 def test_critics_explain_the_more_the_better_they_are(source):
-    batches = [source.draw() for _ in range(30)]
-    zero, fitted, exact = (explained(batches, name, 1.0) for name in ("zero", "fitted", "exact"))
+    batches = [source.batch() for _ in range(30)]
+    zero, fitted, exact = (
+        explained_variance(batches, name, 1.0) for name in ("zero", "fitted", "exact")
+    )
     assert zero == pytest.approx(0, abs=1e-6) and 0.02 < fitted < exact < 1
 
 
@@ -183,36 +181,48 @@ def test_fitting_a_critic_leaves_the_policy_alone(source):
 
 
 def test_steps_of_ppo_lead_away_and_the_truth_goes_along(source):
-    recorded = source.draw()["fitted"]
-    assert after(source.policy, recorded, source.ppo, 0) is source.policy
+    recorded = source.batch()["fitted"]
     one, four = (after(source.policy, recorded, source.ppo, k) for k in (1, 4))
-    batches = [source.draw() for _ in range(10)]
-    assert moved(source.policy, batches) == pytest.approx(0, abs=1e-8)
-    assert 0 < moved(one, batches) < moved(four, batches)
+    batches = [source.batch() for _ in range(10)]
+    assert kl_per_step(source.policy, batches) == pytest.approx(0, abs=1e-8)
+    assert 0 < kl_per_step(one, batches) < kl_per_step(four, batches)
     task = source.small
     expected = language_oracle(
         four, task.reference, task.tokenizer, task.prompt, task.reward, 3, 0.1
     ).gradient
-    truth = source.truth(four, lambda: None)
+    truth = source.truth(four)
     torch.testing.assert_close(truth.mean, expected)
     assert not torch.allclose(truth.mean, source.exact.gradient, rtol=0.01)
 
 
 def test_the_distance_is_the_kl_from_the_policy_that_sampled(source):
-    far = after(source.policy, source.draw()["fitted"], replace(source.ppo, lr=5e-3), 4)
+    far = after(source.policy, source.batch()["fitted"], replace(source.ppo, lr=5e-3), 4)
     exact, mask = source.exact, source.exact.episodes.mask
     with torch.no_grad():
         now = torch.where(mask, far.evaluate(exact.episodes).logprobs, 0)
     kl = float((exact.probs * (exact.logprobs - now).sum(1)).sum())
     steps = float((exact.probs * mask.sum(1)).sum())
-    batches = [source.draw() for _ in range(300)]
-    assert moved(far, batches) == pytest.approx(kl / steps, rel=0.1)
+    batches = [source.batch() for _ in range(300)]
+    assert kl_per_step(far, batches) == pytest.approx(kl / steps, rel=0.1)
     backward = float((now.sum(1).exp() * (now - exact.logprobs).sum(1)).sum())
     assert abs(backward - kl) > 0.3 * kl  # the other direction would not pass
 
 
-def test_the_laboratory_judges_each_step_by_its_own_truth(source):
-    result = laboratory(source, 40, [0.5, 1.0], [0, 2])
+@pytest.fixture
+def measured(source, monkeypatch):
+    """The result with some lambdas and PPO steps, from the same random numbers each time."""
+
+    def result(lambdas, ppo_steps):
+        source.generator.manual_seed(5)
+        config = replace(CONFIG, lambdas=lambdas, ppo_steps=ppo_steps)
+        monkeypatch.setattr(source, "config", config)
+        return measure(source)
+
+    return result
+
+
+def test_each_number_of_steps_is_compared_with_a_truth_of_its_own(source, measured):
+    result = measured([0.5, 1.0], [0, 2])
     entries = {entry["name"]: entry for entry in result["methods"]}
     assert result["truth"]["relative_error"] == 0
     assert result["truth"]["norm"] == pytest.approx(float(source.exact.gradient.norm()))
@@ -231,34 +241,34 @@ def test_the_laboratory_judges_each_step_by_its_own_truth(source):
     assert entries["group mean"]["bias"] == pytest.approx(0.25, abs=4 * error)
 
 
-def test_a_step_held_against_the_opposite_truth_points_away(source, monkeypatch):
+def test_a_policy_after_a_step_points_away_from_the_opposite_truth(source, measured, monkeypatch):
     """The truth of a policy that PPO made is the one that its gradient is compared with."""
-    honest = source.truth
+    right = source.truth
 
-    def turned(policy, tick):
-        truth = honest(policy, tick)
+    def opposite(policy):
+        truth = right(policy)
         return truth if policy is source.policy else Truth(-truth.blocks, truth.episodes)
 
     def cosine(result):
         return next(e["cosine"] for e in result["methods"] if e["steps"] == 1)
 
-    source.generator.manual_seed(5)
-    before = cosine(laboratory(source, 40, [1.0], [1]))
-    source.generator.manual_seed(5)
-    monkeypatch.setattr(source, "truth", turned)
-    assert cosine(laboratory(source, 40, [1.0], [1])) == pytest.approx(-before) != 0
+    before = cosine(measured([1.0], [1]))
+    monkeypatch.setattr(source, "truth", opposite)
+    assert cosine(measured([1.0], [1])) == pytest.approx(-before) != 0
 
 
-def test_a_step_whose_truth_stays_in_the_noise_is_left_out_and_the_rest_kept(source, monkeypatch):
-    honest = source.truth
+def test_a_step_whose_truth_is_too_noisy_is_left_out_and_the_rest_kept(
+    source, measured, monkeypatch
+):
+    right = source.truth
 
-    def drowned(policy, tick):
-        truth = honest(policy, tick)
+    def noisy(policy):
+        truth = right(policy)
         both = torch.cat([truth.blocks, -truth.blocks])
         return truth if policy is source.policy else Truth(both, truth.episodes)
 
-    monkeypatch.setattr(source, "truth", drowned)
-    entries = laboratory(source, 40, [1.0], [0, 1])["methods"]
+    monkeypatch.setattr(source, "truth", noisy)
+    entries = measured([1.0], [0, 1])["methods"]
     assert [entry["steps"] for entry in entries if entry["steps"] is not None] == [0]
 
 
@@ -273,13 +283,13 @@ def run(tmp_path):
         config = preset("ppo")
         config.model, config.data = str(tmp_path / "base"), str(tmp_path / "prompts.jsonl")
         config.iterations, config.rows, config.max_new_tokens, config.device = 3, 16, 3, "cpu"
-        config.reward, config.temperature, config.kl_coef = "opinion", 0.9, 0.15
+        config.reward, config.temperature, config.kl_coef = REWARD, 0.9, 0.15
         config.missing_eos_penalty, config.score_clip = 0.5, 1.5
         config.output = str(tmp_path / "run")
         config.learner.lr = 5e-3
         for name, value in changes.items():
             setattr(config, name, value)
-        return str(train(config, opinion).path)
+        return EstimatorsConfig(**{**vars(CONFIG), "model": str(train(config).path)})
 
     return made
 
@@ -289,34 +299,33 @@ def test_the_truth_of_a_run_is_the_oracles_within_its_error(run, critic):
     changes = {} if critic == "shared" else {"critic": "none", "algorithm": "reinforce"}
     if changes:
         changes["learner"] = replace(preset("reinforce").learner, lr=5e-3)
-    source = Text(run(**changes), lambda spec: opinion, SIZES)
+    source = TextRun(run(**changes))
     assert list(source.critics) == (["own"] if critic == "shared" else ["fitted"])
-    truth = source.truth(source.policy, lambda: None)
-    trained = source.trained
+    truth = source.truth(source.policy)
 
     def clipped(completions, **_):
         return [max(-1.5, min(1.5, score)) for score in opinion(completions)]
 
     expected = language_oracle(
-        source.policy, trained.task.reference, trained.task.tokenizer, "film", clipped, 3,
-        trained.kl_coef, missing_eos_penalty=0.5,
+        source.policy, source.run.reference, source.run.tokenizer, "film", clipped, 3,
+        source.run.kl_coef, missing_eos_penalty=0.5,
     ).gradient  # fmt: skip
     away = float((truth.mean.double() - expected).norm() / expected.norm())
     assert 0.2 * truth.relative_error < away < 2.5 * truth.relative_error < 0.6
     assert truth.squared_norm**0.5 == pytest.approx(float(expected.norm()), rel=0.3)
-    assert truth.episodes >= SIZES.truth_rows
-    rollout = next(iter(source.draw().values()))
+    assert truth.episodes >= CONFIG.truth_rows
+    rollout = next(iter(source.batch().values()))
     assert rollout.group_size == 4 and len(rollout) == 8 and rollout.ref_logprobs is None
-    assert explained([{"x": rollout}], "x", 1.0) != 0
+    assert explained_variance([{"x": rollout}], "x", 1.0) != 0
 
 
 def test_prompts_are_drawn_anew_and_completed_in_groups(run, tmp_path):
     words = ["film", "good", "bad", "not", "very"]
     lines = "".join(json.dumps({"prompt": word}) + "\n" for word in words)
-    path = run()
+    config = run()
     (tmp_path / "prompts.jsonl").write_text(lines)
-    source = Text(path, lambda spec: opinion, SIZES)
-    first, second = (source.draw()["own"].inputs["input_ids"].flatten().tolist() for _ in range(2))
+    source = TextRun(config)
+    first, second = (source.batch()["own"].inputs["input_ids"].flatten().tolist() for _ in range(2))
     for rows in (first, second):
         assert len(set(rows[:4])) == len(set(rows[4:])) == 1
     assert len({*first, *second}) > 1 and first != second
@@ -324,4 +333,4 @@ def test_prompts_are_drawn_anew_and_completed_in_groups(run, tmp_path):
 
 def test_a_run_without_a_reward_says_so(tmp_path):
     with pytest.raises(ValueError, match="no run"):
-        Text(str(tmp_path), lambda spec: opinion, SIZES)
+        TextRun(EstimatorsConfig(model=str(tmp_path / "nowhere")))

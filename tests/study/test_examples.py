@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rlhf_pg.study import examples
+from rlhf_pg.study.config import ExamplesConfig
 
 
 def silent(text: str) -> None:
@@ -60,8 +61,11 @@ def test_no_greedy_policy_reaches_the_optimum_of_rock_paper_scissors():
 
 def test_all_are_printed_and_an_unknown_one_is_named():
     lines: list[str] = []
-    examples.examples(say=lines.append)
+    examples.main(ExamplesConfig(), lines.append)
     text = "\n".join(lines)
     assert all(word in text for word in ("delta", "lambda", "sigmoid", "REINFORCE", "0.5498"))
+    alone: list[str] = []
+    examples.main(ExamplesConfig("gae"), alone.append)
+    assert alone[0].startswith("GAE") and len(alone) < len(lines) / 3
     with pytest.raises(ValueError, match="'gea'.*gae"):
-        examples.examples(["gea"], silent)
+        examples.main(ExamplesConfig("gea"), silent)

@@ -215,7 +215,7 @@ def test_an_action_of_probability_zero_costs_and_hinders_nothing():
 
 
 def test_what_is_missing_is_said():
-    with pytest.raises(ValueError, match="add to 0.9.*exactly once"):
+    with pytest.raises(ValueError, match="sum to 0.9.*exactly once"):
         exact(POLICY, ROLLOUT[1:], REF[1:])
     with pytest.raises(ValueError, match="no reference"):
         exact(POLICY, ROLLOUT, None, 0.1)

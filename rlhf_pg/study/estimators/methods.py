@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -11,8 +11,6 @@ from rlhf_pg.core.algorithms import Baseline, LearnerConfig
 from rlhf_pg.core.gradients import step_weights
 from rlhf_pg.core.rollout import Rollout
 
-Family = Literal["reinforce", "reward-to-go", "baseline", "gae", "group", "ppo"]
-
 BASELINES: dict[str, Baseline] = {  # by the name in the table
     "batch mean": "batch-mean",
     "moving average": "moving-average",
@@ -20,49 +18,41 @@ BASELINES: dict[str, Baseline] = {  # by the name in the table
     "leave-one-out": "leave-one-out",
     "group mean": "group-centred",
 }
+COMPARING = ("batch-mean", "leave-one-out", "group", "group-centred")
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to weigh the steps of a batch."""
+    """A gradient estimator: one way to weight the steps of a batch."""
 
     name: str
-    family: Family
+    family: str  # reinforce, reward-to-go, baseline, gae, group or ppo
     config: LearnerConfig
-    critic: str | None = None
-    whole: bool = False  # every step is weighed with the return of its whole episode
-    steps: int | None = None  # of PPO, between the policy that sampled and the one measured
+    critic: str | None = None  # a name in `Source.critics`
+    whole: bool = False  # weight every step with the return of the whole episode
+    steps: int | None = None  # PPO steps from the sampling policy to the measured one
 
     @property
     def couples(self) -> bool:
         """Whether an episode's weights depend on the other episodes of its batch."""
         config = self.config
-        return (
-            config.whiten_advantages
-            or config.reduction == "token"
-            or config.baseline in ("batch-mean", "leave-one-out", "group", "group-centred")
-        )
-
-    def same(self, other: "Method") -> bool:
-        """Whether it is the other under another name."""
-        mine, theirs = (replace(m, name="", family="gae") for m in (self, other))
-        return mine == theirs
+        coupled = config.whiten_advantages or config.reduction == "token"
+        return coupled or config.baseline in COMPARING
 
     @property
     def rescaled(self) -> bool:
         """Whether its scale is arbitrary: divided by a deviation, or by a number of tokens."""
         config = self.config
-        return (
-            config.whiten_advantages or config.reduction != "episode" or config.baseline == "group"
-        )
+        divided = config.whiten_advantages or config.baseline == "group"
+        return divided or config.reduction != "episode"
 
     def weights(
         self, rollout: Rollout, constants: Mapping[str, float], logprobs: Tensor | None = None
     ) -> Tensor:
-        """w (B, T) of g = sum of w_t grad log pi(a_t|s_t), as the learner would weigh the steps.
+        """w (B, T) of g = sum of w_t grad log pi(a_t|s_t), as in the learner's loss.
 
-        `constants` by baseline are what earlier rollouts taught; `logprobs` (B, T) are the
-        policy's where it is no longer the one that sampled.
+        `constants` are the constant baselines by name. `logprobs` (B, T) are the measured policy's;
+        None if it is the one that sampled.
         """
         constant = constants.get(self.config.baseline, 0.0)
         advantages, _ = estimate_advantages(rollout, self.config, constant)
@@ -74,14 +64,17 @@ class Method:
 def methods(
     gamma: float, ppo: LearnerConfig, lambdas: Mapping[str, Sequence[float]]
 ) -> list[Method]:
-    """All estimators but PPO after its first step; `lambdas` by critic, GAE's grid for each."""
-    plain = LearnerConfig(baseline="none", gamma=gamma)
-    best = list(lambdas)[0]
+    """All estimators at the policy that samples; `lambdas` holds GAE's lambdas by critic.
 
-    def with_critic(critic: str, lam: float, **options: Any) -> LearnerConfig:
+    The first critic is that of "whitened", "token mean" and PPO.
+    """
+    plain = LearnerConfig(baseline="none", gamma=gamma)
+    first = next(iter(lambdas))
+
+    def with_critic(lam: float, **options: Any) -> LearnerConfig:
         return replace(plain, baseline="critic", lam=lam, **options)
 
-    found = [
+    return [
         Method("REINFORCE, whole return", "reinforce", plain, whole=True),
         Method("reward-to-go", "reward-to-go", plain),
         *(
@@ -89,26 +82,22 @@ def methods(
             for name, baseline in BASELINES.items()
         ),
         *(
-            Method(f"critic ({critic}), λ=1", "baseline", with_critic(critic, 1.0), critic)
+            Method(f"critic ({critic}), λ=1", "baseline", with_critic(1.0), critic)
             for critic in lambdas
-            if critic != "zero"  # which is the reward-to-go once more
+            if critic != "zero"  # the same as reward-to-go
         ),
         *(
-            Method(f"gae λ={lam:g}, {critic} critic", "gae", with_critic(critic, lam), critic)
+            Method(f"gae λ={lam:g}, {critic} critic", "gae", with_critic(lam), critic)
             for critic, grid in lambdas.items()
             for lam in grid
         ),
         Method("÷ group deviation (grpo)", "group", replace(plain, baseline="group")),
-    ]
-    one = with_critic(best, 1.0)
-    return [
-        *found,
-        Method("whitened, λ=1", "ppo", replace(one, whiten_advantages=True), best),
-        Method("token mean, λ=1", "ppo", replace(one, reduction="token"), best),
-        after_steps(ppo, 0, best),
+        Method("whitened, λ=1", "ppo", with_critic(1.0, whiten_advantages=True), first),
+        Method("token mean, λ=1", "ppo", with_critic(1.0, reduction="token"), first),
+        after_steps(ppo, 0, first),
     ]
 
 
 def after_steps(ppo: LearnerConfig, steps: int, critic: str) -> Method:
-    """PPO's clipped gradient at the policy that `steps` gradient steps made of the sampling one."""
+    """PPO's clipped gradient at the policy that is `steps` gradient steps from the sampling one."""
     return Method(f"ppo λ={ppo.lam:g}, k={steps}", "ppo", ppo, critic, steps=steps)

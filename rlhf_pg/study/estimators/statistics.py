@@ -1,9 +1,9 @@
-"""Bias, variance and direction of an estimator, free of the noise that measures them.
+"""Bias, variance and direction of a gradient estimator, corrected for the noise of the sample.
 
-The estimates g are averaged in n blocks, the truth in m; all that is asked can be said in inner
-products of these. A square such as |E g|^2 is taken as the mean product of two *different* blocks,
-whose noise is independent, so that no noise is added to it. Standard errors leave out one block
-at a time (the jackknife, Efron 1982), of the estimates and of the truth; for the square of a bias
+The estimates g are averaged in n blocks, the true gradient g* in m; every measure is a function of
+inner products of these. A square such as |E g|^2 is the mean product of two *different* blocks,
+whose noise is independent, so that no noise is added to it. Standard errors leave out one block at
+a time (the jackknife, Efron 1982), of the estimates and of the truth; for the square of a bias
 that is zero they are too large, by about the root of 2.
 """
 
@@ -19,41 +19,33 @@ Numbers = dict[str, float]
 
 @dataclass
 class Truth:
-    """The gradient that estimates are held against, in blocks of equal size or as it is."""
+    """The true gradient g*: exact, or as the means of independent blocks of equal size."""
 
-    blocks: Tensor  # (m, parameters), independent and unbiased; m = 1 where it is exact
-    episodes: int  # that it took
-
-    @property
-    def exact(self) -> bool:
-        return len(self.blocks) == 1
+    blocks: Tensor  # (m, parameters), unbiased; m = 1 if it is exact
+    episodes: int  # number of episodes summed or sampled
 
     @property
     def mean(self) -> Tensor:
         return self.blocks.mean(0)
 
     @property
-    def gram(self) -> Tensor:
-        return inner(self.blocks, self.blocks)
-
-    @property
     def squared_norm(self) -> float:
-        """|g*|^2, without what the noise of the blocks adds to it; it may even be negative."""
-        return float(square_of_mean(self.gram))
+        """|g*|^2 without the noise of the blocks; an unbiased estimate, so it may be negative."""
+        return float(square_of_mean(inner(self.blocks, self.blocks)))
 
     @property
     def relative_error(self) -> float:
-        """Root of E|mean - g*|^2 over |g*|; infinite where the noise drowns the truth."""
-        if self.exact:
+        """Root of E|mean - g*|^2 over |g*|; infinite if |g*| cannot be told from zero."""
+        if len(self.blocks) == 1:
             return 0.0
-        noise = float(self.gram.diagonal().mean()) - self.squared_norm
         if self.squared_norm <= 0:
             return math.inf
+        noise = float(inner(self.blocks, self.blocks).diagonal().mean()) - self.squared_norm
         return math.sqrt(max(noise, 0.0) / len(self.blocks) / self.squared_norm)
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products of the rows, (n, m), in float64."""
+    """Inner products of the rows of a (n, p) and b (m, p), (n, m), float64."""
     return a.double() @ b.double().T
 
 
@@ -68,9 +60,9 @@ def square_of_mean(gram: Tensor) -> Tensor:
 def relative(own: float, along: float, variance: float, truth: float, rescaled: bool) -> Numbers:
     """All measures from |E g|^2, E g . g*, the trace of the covariance and |g*|^2.
 
-    A `rescaled` estimator is first multiplied by what makes its mean's component along the truth
-    as long as the truth: its scale is not compared, and its bias is the tangent of the angle
-    between them, as long as that is less than a right one.
+    A `rescaled` estimator is first multiplied so that the component of its mean along g* is as
+    long as g*: its scale is not compared, and its bias is the tangent of the angle between mean
+    and truth, if that is below 90 degrees.
     """
     cosine = along / math.sqrt(own * truth) if own > 0 and truth > 0 else math.nan
     scale = truth / abs(along) if rescaled and along else 1.0
@@ -86,6 +78,19 @@ def relative(own: float, along: float, variance: float, truth: float, rescaled: 
     }
 
 
+def known(mean: Tensor, square: float, rows: int, truth: Truth, rescaled: bool) -> Numbers:
+    """The exact measures of an estimator that averages `rows` independent episodes.
+
+    `mean` (parameters,) is the expectation of g over one episode, `square` that of |g|^2. Standard
+    errors, `NAME_se`, are 0.
+    """
+    mean, true = mean.double(), truth.mean.double()
+    own = float(mean @ mean)
+    variance = max(square - own, 0.0) / rows
+    result = relative(own, float(mean @ true), variance, float(true @ true), rescaled)
+    return result | {f"{name}_se": 0.0 for name in result}
+
+
 def measured(
     blocks: Tensor,
     squares: Tensor,
@@ -93,24 +98,26 @@ def measured(
     rescaled: bool,
     anchor: Tensor | None = None,
 ) -> Numbers:
-    """The measures and their standard errors, `..._se`.
+    """The measures of a sampled estimator, and their standard errors, `NAME_se`.
 
     `blocks` (n, parameters) are means of equally many estimates, `squares` (n,) of their |g|^2.
-    `anchor` (n, parameters) are those of an unbiased estimator u from the same batches, as a
-    control variate: E g is taken as mean(g) - beta (mean(u) - g*), beta such that the noise of the
-    bias is least.
+    `anchor` (n, parameters) are those of an unbiased estimator u on the same batches, a control
+    variate: E g is estimated by mean(g) - beta (mean(u) - g*), with the beta of least noise.
     """
-    beta = 0.0
-    factor = _factor(blocks, anchor) if rescaled and anchor is not None else 1.0
+    beta, factor = 0.0, 1.0
+    if anchor is not None and rescaled:
+        # Bring the estimator to the anchor's scale first: a control variate needs a common one.
+        factor = float((blocks * anchor).sum() / (blocks**2).sum().clamp(min=1e-30))
     blocks, squares = blocks * factor, squares.double() * factor**2
-    away = blocks
+    corrected = blocks
     if anchor is not None:
-        beta = _share(blocks, anchor, truth)
-        away = blocks - beta * anchor
-    own, apart = inner(blocks, blocks), inner(away, away)
-    along, true = inner(away, truth.blocks), truth.gram
+        beta = _control_coefficient(blocks, anchor, truth.blocks)
+        corrected = blocks - beta * anchor
+    own, apart = inner(blocks, blocks), inner(corrected, corrected)
+    along, true = inner(corrected, truth.blocks), inner(truth.blocks, truth.blocks)
 
-    def of(rows: Tensor, columns: Tensor) -> Numbers:
+    def measures(rows: Tensor, columns: Tensor) -> Numbers:
+        """From these blocks of the estimates and of the truth; E g = E corrected + beta g*."""
         variance = float(squares[rows].mean()) - float(square_of_mean(own[rows][:, rows]))
         product = float(along[rows][:, columns].mean())
         norm = float(square_of_mean(true[columns][:, columns]))
@@ -119,51 +126,22 @@ def measured(
         return relative(mean_squared, product + beta * norm, variance, norm, rescaled)
 
     rows, columns = torch.arange(len(own)), torch.arange(len(true))
-    result = of(rows, columns)
-    variances = _jackknife(lambda i: of(rows[rows != i], columns), len(rows))
-    if not truth.exact:
-        by_truth = _jackknife(lambda j: of(rows, columns[columns != j]), len(columns))
-        variances = {name: x + by_truth[name] for name, x in variances.items()}
+    result = measures(rows, columns)
+    variances = _jackknife(lambda i: measures(rows[rows != i], columns), len(rows))
+    if len(true) > 1:
+        of_truth = _jackknife(lambda j: measures(rows, columns[columns != j]), len(columns))
+        variances = {name: x + of_truth[name] for name, x in variances.items()}
     result["scale"] *= factor
     return result | {f"{name}_se": math.sqrt(x) for name, x in variances.items()}
 
 
-def _factor(blocks: Tensor, anchor: Tensor) -> float:
-    """What brings the blocks nearest to the anchor's."""
-    return float((blocks * anchor).sum() / (blocks**2).sum().clamp(min=1e-30))
-
-
-def _share(blocks: Tensor, anchor: Tensor, truth: Truth) -> float:
-    """beta that makes the noise of mean(g) - beta mean(u) - (1 - beta) g* least."""
-    g, u, t = (x - x.mean(0) for x in (blocks, anchor, truth.blocks))
-    n = len(g) * (len(g) - 1)
-    common, whole = float((g * u).sum()) / n, float((u**2).sum()) / n
-    of_truth = 0.0 if truth.exact else float((t**2).sum()) / (len(t) * (len(t) - 1))
-    return (common + of_truth) / max(whole + of_truth, 1e-30)
-
-
-def known(mean: Tensor, square: float, rows: int, truth: Truth, rescaled: bool) -> Numbers:
-    """The measures of an estimator that averages `rows` independent episodes.
-
-    `mean` (parameters,) is the exact expectation over an episode, `square` that of |g|^2. There is
-    no error to state.
-    """
-    mean, true = mean.double(), truth.mean.double()
-    own = float(mean @ mean)
-    result = relative(
-        own, float(mean @ true), max(square - own, 0.0) / rows, float(true @ true), rescaled
-    )
-    return result | {f"{name}_se": 0.0 for name in result}
-
-
-def root(square: float, error: float) -> tuple[float, float]:
-    """|bias| and its standard error from bias squared and its own.
-
-    Where the square is within noise, even negative, the bias is at most about the value returned
-    plus two errors.
-    """
-    value = math.sqrt(max(square, 0.0))
-    return value, (math.sqrt(max(square, 0.0) + 2 * error) - value) / 2
+def _control_coefficient(blocks: Tensor, anchor: Tensor, truth: Tensor) -> float:
+    """The beta that minimises the noise of mean(g) - beta mean(u) - (1 - beta) g*."""
+    g, u, t = (x - x.mean(0) for x in (blocks, anchor, truth))
+    n, m = len(g) * (len(g) - 1), max(1, len(t) * (len(t) - 1))
+    of_truth = float((t**2).sum()) / m  # 0 if exact
+    common, whole = float((g * u).sum()) / n + of_truth, float((u**2).sum()) / n + of_truth
+    return common / max(whole, 1e-30)
 
 
 def _jackknife(without: Callable[[int], Numbers], n: int) -> Numbers:
@@ -174,3 +152,13 @@ def _jackknife(without: Callable[[int], Numbers], n: int) -> Numbers:
         values = torch.tensor([numbers[name] for numbers in left_out], dtype=torch.float64)
         variances[name] = float((n - 1) * values.var(correction=0))
     return variances
+
+
+def root(square: float, error: float) -> tuple[float, float]:
+    """|bias| and its standard error, from the squared bias and its own.
+
+    If the square is within noise, even negative, |bias| is at most about the returned value plus
+    two errors.
+    """
+    value = math.sqrt(max(square, 0.0))
+    return value, (math.sqrt(max(square, 0.0) + 2 * error) - value) / 2
