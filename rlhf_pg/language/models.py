@@ -124,8 +124,8 @@ def check_same_vocabulary(tokenizer: Any, other: Any, what: str) -> None:
     theirs = other.get_vocab()
     if any(theirs.get(token) != number for token, number in tokenizer.get_vocab().items()):
         raise ValueError(
-            f"{what} has another vocabulary than the policy; use one that was trained from the same "
-            "base model"
+            f"{what} has another vocabulary than the policy; use one that was trained from the "
+            "same base model"
         )
 
 

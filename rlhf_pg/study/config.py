@@ -173,6 +173,9 @@ class EstimatorsConfig:
     """Environment steps of a2c with --env."""
     seed: int = 0
     """Random seed."""
+    trust: bool = False
+    """Load the code, hub names and outside paths that the config.yaml of somebody else's run
+    names."""
     output: str | None = None
     """Folder of estimators.json, which must be new. Default: that of the run, or
     runs/estimators."""

@@ -4,18 +4,17 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlhf_pg.control import collect
 from rlhf_pg.control.collect import Collector, make_environments
 from rlhf_pg.control.config import ControlConfig
 from rlhf_pg.control.config import preset as control_preset
 from rlhf_pg.control.policy import ActorCritic
 from rlhf_pg.control.train import Trainer
+from rlhf_pg.control.watch import Agent
 from rlhf_pg.core.algorithms import LearnerConfig
 from rlhf_pg.core.gradients import policy_gradient, step_scores
 from rlhf_pg.core.learner import Learner
@@ -201,7 +200,10 @@ class TextRun(Source):
 
     def __init__(self, config: EstimatorsConfig) -> None:
         """Raises ValueError if `config.model` is no run, or its reward is not known."""
-        self.config, self.run = config, open_run(str(config.model), reward=config.reward)
+        self.config, self.run = (
+            config,
+            open_run(str(config.model), config.trust, reward=config.reward),
+        )
         options = self.run.config
         self.gamma = options.learner.gamma
         ppo = options if options.algorithm == "ppo" else preset("ppo")
@@ -283,6 +285,5 @@ def trained_environment(config: EstimatorsConfig) -> Environment:
 
 def control_run(config: EstimatorsConfig) -> Environment:
     """A run of `rlhf-pg control`; raises ValueError if `config.model` is none."""
-    run, collector = collect.open_run(Path(str(config.model)), 1)
-    collector.environments.close()
-    return Environment(config, run, collector.policy, f"run {config.model}")
+    agent = Agent.load(str(config.model), trust=config.trust)
+    return Environment(config, agent.config, agent.policy, f"run {config.model}")
