@@ -112,8 +112,8 @@ def test_a_run_gets_its_result_into_its_folder(tmp_path, printed):
     config.reward, config.output = "rlhf_pg.study.tasks:opinion", str(tmp_path / "run")
     run = train(config)
     before = (run.path / "config.yaml").read_text()
-    asked = EstimatorsConfig(model=str(run.path), truth_rows=400, rows=8, **FEW)
-    text = printed(lambda: main(asked))
+    config = EstimatorsConfig(model=str(run.path), truth_rows=400, rows=8, **FEW)
+    text = printed(lambda: main(config))
     result = json.loads((run.path / "estimators.json").read_text())
     assert result["truth"]["how"] == "large sample" and result["truth"]["episodes"] >= 400
     assert 0 < result["truth"]["relative_error"] < 0.5
@@ -124,7 +124,7 @@ def test_a_run_gets_its_result_into_its_folder(tmp_path, printed):
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "options, message",
     [
         ({"model": "a", "env": "b"}, "not both"),
         ({"rows": 10}, "multiple of samples_per_prompt"),
@@ -139,8 +139,8 @@ def test_a_run_gets_its_result_into_its_folder(tmp_path, printed):
         ({"model": "runs/nothing"}, "no run"),
     ],
 )
-def test_bad_options_are_named_before_anything_is_written(tmp_path, options, said):
-    with pytest.raises(ValueError, match=said):
+def test_bad_options_are_named_before_anything_is_written(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
         main(EstimatorsConfig(**options, output=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 

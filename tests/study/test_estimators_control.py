@@ -174,7 +174,7 @@ def test_fitting_leaves_a_trunk_alone_that_the_critic_shares():
     assert all(p.requires_grad for p in source.policy.parameters())
 
 
-def test_the_truth_of_another_policy_is_drawn_from_it():
+def test_the_truth_of_another_policy_is_sampled_from_it():
     source, other = guessing(), guessing().policy
     with torch.no_grad():
         other.actor[0].weight.mul_(-2)

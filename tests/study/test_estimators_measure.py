@@ -47,8 +47,8 @@ def exactly(chosen, constants=None, value=0.2, **options):
     policy = Coin(P)
     batches = [{"own": flips(actions, value)} for actions in EVERY] * BLOCKS
     truth = Truth(torch.tensor([[TRUE]]).double(), 2)
-    found = estimate(policy, batches, chosen, constants or {}, truth, **options)
-    return {entry["name"]: entry for entry in found}
+    entries = estimate(policy, batches, chosen, constants or {}, truth, **options)
+    return {entry["name"]: entry for entry in entries}
 
 
 def by_hand(weigh):

@@ -23,7 +23,7 @@ def exactly(gradient=TRUE):
     return Truth(gradient[None], 1)
 
 
-def drawn(generator, mean, noise=1.5):
+def sampled_around(generator, mean, noise=1.5):
     """Estimates (BLOCKS * EACH, SIZE), whose covariance has trace SIZE * noise^2."""
     shape = (BLOCKS * EACH, SIZE)
     return mean + noise * torch.randn(shape, generator=generator)
@@ -79,9 +79,9 @@ def test_a_rescaled_estimator_is_compared_by_direction_alone():
 
 def test_the_opposite_direction_is_no_good_at_any_scale():
     """E g = -3 g*: at the scale of the truth it is off by twice its length."""
-    found = relative(36.0, -12.0, 8.0, 4.0, rescaled=True)
-    assert found["cosine"] == pytest.approx(-1) and found["scale"] == pytest.approx(1 / 3)
-    assert found["bias_squared"] == pytest.approx(4)
+    numbers = relative(36.0, -12.0, 8.0, 4.0, rescaled=True)
+    assert numbers["cosine"] == pytest.approx(-1) and numbers["scale"] == pytest.approx(1 / 3)
+    assert numbers["bias_squared"] == pytest.approx(4)
 
 
 @pytest.mark.parametrize("shift", [torch.zeros(SIZE), AWAY])
@@ -96,9 +96,9 @@ def test_measures_are_unbiased_and_their_errors_true(shift, sampled, anchored):
         if sampled:
             blocks = TRUE + 0.6 * torch.randn(BLOCKS, SIZE, generator=generator)
             truth = Truth(blocks, 1)
-        noise = drawn(generator, torch.zeros(SIZE), 1.5)
+        noise = sampled_around(generator, torch.zeros(SIZE), 1.5)
         estimates = TRUE + shift + noise
-        other = drawn(generator, torch.zeros(SIZE), 0.6)
+        other = sampled_around(generator, torch.zeros(SIZE), 0.6)
         anchor = TRUE + 0.9 * noise + other if anchored else None
         return of(estimates, truth, anchor=anchor)
 
@@ -121,7 +121,7 @@ def test_measures_are_unbiased_and_their_errors_true(shift, sampled, anchored):
 
 def test_an_anchor_shows_a_bias_that_is_lost_in_noise_without_it():
     def make(generator):
-        noise = drawn(generator, torch.zeros(SIZE), 5.0)
+        noise = sampled_around(generator, torch.zeros(SIZE), 5.0)
         alone, beside = TRUE + AWAY + noise, TRUE + noise
         return of(alone, exactly(), anchor=beside)
 
@@ -131,18 +131,18 @@ def test_an_anchor_shows_a_bias_that_is_lost_in_noise_without_it():
 
 
 def test_an_estimator_of_another_scale_is_fitted_to_its_anchor():
-    noise = drawn(torch.Generator().manual_seed(3), torch.zeros(SIZE), 2.0)
-    found = of(7 * (TRUE + noise), exactly(), rescaled=True, anchor=TRUE + noise)
-    assert found["bias_squared"] == pytest.approx(0, abs=1e-5)
-    assert found["scale"] == pytest.approx(1 / 7, rel=1e-4)
+    noise = sampled_around(torch.Generator().manual_seed(3), torch.zeros(SIZE), 2.0)
+    numbers = of(7 * (TRUE + noise), exactly(), rescaled=True, anchor=TRUE + noise)
+    assert numbers["bias_squared"] == pytest.approx(0, abs=1e-5)
+    assert numbers["scale"] == pytest.approx(1 / 7, rel=1e-4)
 
 
 def test_what_is_known_needs_no_sampling():
-    found = known(TRUE + AWAY, 60.0, 4, exactly(), rescaled=False)
+    numbers = known(TRUE + AWAY, 60.0, 4, exactly(), rescaled=False)
     norm, own = float(TRUE @ TRUE), float((TRUE + AWAY) @ (TRUE + AWAY))
-    assert found["bias_squared"] == pytest.approx(float(AWAY @ AWAY) / norm)
-    assert found["variance"] == pytest.approx((60 - own) / 4 / norm)
-    assert all(error == 0 for name, error in found.items() if name.endswith("_se"))
+    assert numbers["bias_squared"] == pytest.approx(float(AWAY @ AWAY) / norm)
+    assert numbers["variance"] == pytest.approx((60 - own) / 4 / norm)
+    assert all(error == 0 for name, error in numbers.items() if name.endswith("_se"))
 
 
 @pytest.mark.parametrize("rows", [1, 16])

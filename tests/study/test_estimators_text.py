@@ -62,13 +62,13 @@ def gae(critic, lam):
 def scores(source):
     """grad log pi of every step of every completion, each by a backward pass of its own."""
     parameters = policy_parameters(source.policy)
-    found = []
+    rows = []
     for row in range(len(source.exact.probs)):
         logprobs = source.policy.evaluate(source.exact.episodes[[row]]).logprobs[0]
         steps = logprobs[: int(source.exact.episodes.mask[row].sum())]
         each = [torch.autograd.grad(x, parameters, retain_graph=True) for x in steps]
-        found.append([torch.cat([g.flatten() for g in gradients]).double() for gradients in each])
-    return found
+        rows.append([torch.cat([g.flatten() for g in gradients]).double() for gradients in each])
+    return rows
 
 
 def by_definition(source, scores, weigh):
@@ -144,7 +144,7 @@ def test_coupled_is_what_depends_on_the_other_rows(source, chosen):
             rollout = source.batch()[method.critic or "zero"]
             single = replace(rollout, group_size=1)
             if method.config.baseline in ("leave-one-out", "group", "group-centred"):
-                continue  # these cannot be asked of a single row
+                continue  # not defined for a single row
             whole = method.weights(single, CONSTANTS) * CONFIG.rows
             rows = [method.weights(single[[i]], CONSTANTS) for i in range(CONFIG.rows)]
             depends |= not torch.allclose(whole, torch.cat(rows), atol=1e-5)
@@ -319,7 +319,7 @@ def test_the_truth_of_a_run_is_the_oracles_within_its_error(run, critic):
     assert explained_variance([{"x": rollout}], "x", 1.0) != 0
 
 
-def test_prompts_are_drawn_anew_and_completed_in_groups(run, tmp_path):
+def test_prompts_are_random_and_completed_in_groups(run, tmp_path):
     words = ["film", "good", "bad", "not", "very"]
     lines = "".join(json.dumps({"prompt": word}) + "\n" for word in words)
     config = run()

@@ -114,8 +114,8 @@ def test_values_obey_bellmans_equations_and_advantages_average_to_zero():
     mdp = random_mdp()
     logits, ref = logits_for(mdp), logits_for(mdp, 2)
     answer = mdp.exact(logits, ref, BETA)
-    drift = logits.log_softmax(-1) - ref.log_softmax(-1)
-    q = mdp.rewards - BETA * drift + mdp.gamma * mdp.transitions @ answer.values
+    log_ratio = logits.log_softmax(-1) - ref.log_softmax(-1)
+    q = mdp.rewards - BETA * log_ratio + mdp.gamma * mdp.transitions @ answer.values
     close(answer.q_values, q)
     close(answer.values, (answer.probs * q).sum(1))
     close((answer.probs * answer.advantages).sum(1), torch.zeros(4))
@@ -163,8 +163,8 @@ def test_a_horizon_is_backward_induction():
     probs = logits.softmax(-1)
     values = torch.zeros(4).double()
     for t in (2, 1, 0):
-        drift = logits.log_softmax(-1) - ref.log_softmax(-1)
-        q = mdp.rewards - BETA * drift + mdp.gamma * mdp.transitions @ values
+        log_ratio = logits.log_softmax(-1) - ref.log_softmax(-1)
+        q = mdp.rewards - BETA * log_ratio + mdp.gamma * mdp.transitions @ values
         values = (probs * q).sum(1)
         close(answer.values[4 * t : 4 * t + 4], values)
     close(answer.objective, mdp.start @ values)

@@ -74,8 +74,8 @@ def by_hand(logits, beta=BETA, gamma=1.0, start=()):
             continue
         n = len(start)
         own, other = steps(episode, logp)[n:], steps(episode, ref)[n:]
-        paid = zip(steps(episode, REWARDS)[n:], own, other, strict=True)
-        returns = sum(gamma**k * (r - beta * (a - b)) for k, (r, a, b) in enumerate(paid))
+        rewards = zip(steps(episode, REWARDS)[n:], own, other, strict=True)
+        returns = sum(gamma**k * (r - beta * (a - b)) for k, (r, a, b) in enumerate(rewards))
         value = value + sum(own, torch.zeros(()).double()).exp() * returns
     return value
 
@@ -132,8 +132,8 @@ def test_values_are_what_their_definition_says_at_every_prefix(gamma):
         for t, word in enumerate(episode):
             state = PREFIXES.index(episode[:t])
             close(answer.values[row, t], by_hand(LOGITS, gamma=gamma, start=episode[:t]))
-            drift = logp[state, word] - REF_LOGITS.log_softmax(-1)[state, word]
-            q = REWARDS[state, word] - BETA * drift
+            log_ratio = logp[state, word] - REF_LOGITS.log_softmax(-1)[state, word]
+            q = REWARDS[state, word] - BETA * log_ratio
             if t + 1 < len(episode):
                 q = q + gamma * by_hand(LOGITS, gamma=gamma, start=episode[: t + 1])
             close(answer.q_values[row, t], q)

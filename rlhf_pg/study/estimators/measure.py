@@ -51,7 +51,7 @@ ESTIMATOR: dict[str, str] = {
 def measure(source: Source) -> dict[str, Any]:
     """The content of estimators.json: the truth, and an entry as in ESTIMATOR for each method.
 
-    Raises ValueError if the truth cannot be told from noise.
+    Raises ValueError if the truth is too noisy.
     """
     config = source.config
     first, *others = source.critics
@@ -203,7 +203,7 @@ def _entry(
     cosines = along / (squares.sqrt() * math.sqrt(truth.squared_norm)).clamp(min=1e-30)
     cosine = max(-1.0, min(1.0, numbers["cosine"]))  # noise may carry it beyond
     if numbers["snr"] < 2 * numbers["snr_se"] or math.isnan(numbers["cosine"]):
-        cosine = math.nan  # a mean that cannot be told from zero has no direction
+        cosine = math.nan  # a mean that cannot be distinguished from zero has no direction
     measures = {
         **numbers,
         "cosine": cosine,

@@ -35,7 +35,7 @@ class Truth:
 
     @property
     def relative_error(self) -> float:
-        """Root of E|mean - g*|^2 over |g*|; infinite if |g*| cannot be told from zero."""
+        """Root of E|mean - g*|^2 over |g*|; infinite if |g*| cannot be distinguished from zero."""
         if len(self.blocks) == 1:
             return 0.0
         if self.squared_norm <= 0:
