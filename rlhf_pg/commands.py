@@ -9,10 +9,11 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
+from reward_models import RewardError
 from reward_models.config import PreferenceConfig
 from reward_models.files import saved_text
 from reward_models.loading import load_reward
-from reward_models.preference import learning_curve, split, without_equal
+from reward_models.preference import check_pairs, learning_curve, split, without_equal
 from reward_models.preference import train as train_reward_model
 from reward_models.reward_model import RewardModel
 from reward_models.rules import FILM_NOTES_GOLD
@@ -86,6 +87,10 @@ def _pairs(source: str, split: Literal["train", "test"], tokenizer: Any) -> list
     """The pairs of a source whose completions differ; how many do not is printed."""
     rows = data.read(source, "preferences", split, tokenizer)
     pairs = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+    try:
+        check_pairs(pairs)
+    except RewardError as error:
+        raise ValueError(f"{source}: {error}") from error
     kept = without_equal(pairs)
     if not kept:
         raise ValueError(f"{source}: chosen equals rejected in every pair; nothing can be learned")

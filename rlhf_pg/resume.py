@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from rlhf_pg.core.options import Options
 from rlhf_pg.progress import console
 from rlhf_pg.runs import options_of, read_jsonl
 from rlhf_pg.trust import check
@@ -25,7 +26,7 @@ TIMES = ("seconds", "tokens_per_second", "training_seconds")  # metrics that may
 
 
 @dataclass
-class ResumeConfig:
+class ResumeConfig(Options):
     """Continue an interrupted run from its newest checkpoint."""
 
     run: str = "runs/ppo"
@@ -36,7 +37,7 @@ class ResumeConfig:
 
 
 @dataclass
-class VerifyConfig:
+class VerifyConfig(Options):
     """Repeat a run's last interval between checkpoints and compare it bit for bit."""
 
     run: str = "runs/ppo"

@@ -1,21 +1,22 @@
 """Options of the study commands; imports neither torch nor transformers."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from rlhf_pg.core.options import Options, check_options, option
 from rlhf_pg.language.config import TrainConfig
 
 BLOCKS = 20  # standard errors come from so many blocks of estimates (`study estimators`)
 
 
 @dataclass
-class CreditConfig:
+class CreditConfig(Options):
     """Compare the advantages of a policy, token by token, with the true ones."""
 
     run: str = "runs/ppo"
     """Folder of a run, a model inside a run, or any model with --reward."""
-    completions: int = 32
+    completions: int = option(32, at_least=1)
     """Number of completions to measure, usually 16 to 200; of prompts spread over the data."""
-    continuations: int = 64
+    continuations: int = option(64, at_least=2)
     """Continuations of every prefix, usually 32 to 512; the standard error of a true value falls
     with the square root of this number."""
     reward: str | None = None
@@ -24,9 +25,9 @@ class CreditConfig:
     """Source of prompts. Default: the run's own."""
     reference: str | None = None
     """Reference model of the KL. Default: the run's own."""
-    max_new_tokens: int | None = None
+    max_new_tokens: int | None = option(None, at_least=1)
     """Longest completion, EOS included. Default: the run's own."""
-    seed: int = 0
+    seed: int = option(0, at_least=0)
     """Random seed."""
     output: str | None = None
     """Folder of credit.jsonl and credit.json, which replace older ones. Default: the run's."""
@@ -36,15 +37,15 @@ class CreditConfig:
 
 
 @dataclass
-class InspectConfig:
+class InspectConfig(Options):
     """Show a run: its metrics, and every token's advantage beside the true one."""
 
     run: str = "runs/ppo"
     """Folder of a run of `rlhf-pg train`, `rlhf-pg control` or `rlhf-pg study estimators`."""
-    completions: int = 24
+    completions: int = option(24, at_least=1)
     """Completions of the trained policy whose true advantages are measured, usually 8 to 64. For a
     control run, a sixth as many episodes are recorded, at least one."""
-    continuations: int = 32
+    continuations: int = option(32, at_least=0)
     """Continuations of every prefix, usually 32 to 256; 0: do not measure true advantages."""
     again: bool = False
     """Measure again, even if the run has a credit.jsonl."""
@@ -53,7 +54,7 @@ class InspectConfig:
     channel: str = "advantage"
     """Number that colours the tokens with --terminal: advantage, true_advantage, delta, reward, kl,
     logprob, value, entropy or ratio."""
-    seed: int = 0
+    seed: int = option(0, at_least=0)
     """Random seed."""
     output: str | None = None
     """File of the page. Default: report.html in the run's folder."""
@@ -77,7 +78,7 @@ class DoctorConfig(TrainConfig):
 
 
 @dataclass
-class BugsConfig:
+class BugsConfig(Options):
     """Measure what known silent bugs do to the expected gradient and to learning."""
 
     bug: str = "all"
@@ -90,7 +91,7 @@ class BugsConfig:
 
 
 @dataclass
-class OracleConfig:
+class OracleConfig(Options):
     """Exact answers for a task small enough to enumerate."""
 
     model: str | None = None
@@ -102,33 +103,28 @@ class OracleConfig:
     """Reward to maximise, as in `rlhf-pg train`."""
     prompt: str | list[str] | None = None
     """Prompt, or a list of prompts ('[one, two]'), whose mean is printed too."""
-    max_new_tokens: int = 5
+    max_new_tokens: int = option(5, at_least=1)
     """Longest completion, EOS included; the number of completions is exponential in it."""
-    kl_coef: float | None = None
+    kl_coef: float | None = option(None, at_least=0)
     """Weight of KL(policy || reference). Default: 0.5 for text, 0 for an MDP."""
-    missing_eos_penalty: float = 0.0
+    missing_eos_penalty: float = option(0.0, at_least=0)
     """Subtracted from the score of a completion cut at the length limit, usually 0 to 1."""
-    temperature: float = 1.0
+    temperature: float = option(1.0, at_least=0.01)
     """Sampling temperature of policy and reference, usually 0.7 to 1."""
     mdp: str | None = None
     """A tabular MDP instead of a language model: two-state or gridworld; the policy is uniform."""
-    show: int = 8
+    show: int = option(8, at_least=1)
     """Number of next tokens printed in the tree, usually 5 to 20."""
-    most: int = 20_000
+    most: int = option(20_000, at_least=1, at_most=10_000_000)
     """Largest number of completions of a prompt; 20,000 take seconds."""
-    seed: int = 0
+    seed: int = option(0, at_least=0)
     """Random seed of the small task's model."""
     output: str | None = None
     """Run folder, which must be new. Default: runs/oracle, or the next free number."""
 
     def check(self) -> None:
         """Raise ValueError, with the option named, if an option is missing or out of range."""
-        if (self.kl_coef or 0) < 0:
-            raise ValueError(f"kl_coef must not be below 0, but is {self.kl_coef}")
-        if self.max_new_tokens < 1 or self.show < 1:
-            raise ValueError("max_new_tokens and show must be at least 1")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be above 0, not {self.temperature}")
+        check_options(self)
         if self.mdp is not None and self.model is not None:
             raise ValueError("give --mdp or --model, not both")
         for name in ("reward", "prompt"):
@@ -140,7 +136,7 @@ class OracleConfig:
 
 
 @dataclass
-class EstimatorsConfig:
+class EstimatorsConfig(Options):
     """Bias and variance of every gradient estimator at one policy.
 
     Without --model or --env it is that of a small task whose true gradient is known exactly.
@@ -152,26 +148,26 @@ class EstimatorsConfig:
     """Gymnasium id, instead of a run: a2c trains there for `probe_steps` first."""
     reward: str | None = None
     """Reward, as in `rlhf-pg train`. Default: the run's own."""
-    rows: int = 16
+    rows: int = option(16, at_least=2)
     """Episodes in a batch, which gives one estimate; usually 8 to 64."""
-    samples_per_prompt: int = 4
+    samples_per_prompt: int = option(4, at_least=2)
     """Episodes of a batch that start from the same prompt, for the baselines that compare them;
     usually 2 to 8."""
-    estimates: int = 200
+    estimates: int = option(200, at_least=2 * BLOCKS)
     """Number of batches, a multiple of 20; standard errors fall with its square root."""
-    truth_rows: int = 8192
+    truth_rows: int = option(8192, at_least=1)
     """Episodes that estimate the true gradient if it cannot be enumerated, usually 2,000 to 50,000;
     none of them is in a batch."""
-    lambdas: list[float] = field(default_factory=lambda: [0.0, 0.5, 0.8, 0.9, 0.95, 0.99, 1.0])
+    lambdas: list[float] = option([0.0, 0.5, 0.8, 0.9, 0.95, 0.99, 1.0], at_least=0, at_most=1)
     """Values of GAE's lambda."""
-    ppo_steps: list[int] = field(default_factory=lambda: [0, 1, 2, 4, 8])
+    ppo_steps: list[int] = option([0, 1, 2, 4, 8], at_least=0)
     """Numbers of PPO steps after which PPO's gradient is measured; each needs a true gradient of
     its own."""
-    critic_batches: int = 32
+    critic_batches: int = option(32, at_least=1)
     """Batches to fit a critic on, if the policy has none."""
-    probe_steps: int = 10_000
+    probe_steps: int = option(10_000, at_least=1)
     """Environment steps of a2c with --env."""
-    seed: int = 0
+    seed: int = option(0, at_least=0)
     """Random seed."""
     trust: bool = False
     """Load the code, hub names and outside paths that the config.yaml of somebody else's run
@@ -184,27 +180,20 @@ class EstimatorsConfig:
         """Raise ValueError, with the option named, if an option is out of range."""
         if self.model and self.env:
             raise ValueError("give --model or --env, not both")
-        if self.samples_per_prompt < 2 or self.rows % self.samples_per_prompt:
+        check_options(self)
+        if self.rows % self.samples_per_prompt:
             raise ValueError(
                 f"rows ({self.rows}) must be a multiple of samples_per_prompt "
-                f"({self.samples_per_prompt}), and that at least 2"
+                f"({self.samples_per_prompt})"
             )
-        if self.estimates < 2 * BLOCKS or self.estimates % BLOCKS:
-            raise ValueError(
-                f"estimates must be a multiple of {BLOCKS}, at least {2 * BLOCKS}, "
-                f"not {self.estimates}"
-            )
-        for name in ("rows", "truth_rows", "critic_batches", "probe_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not self.lambdas or not all(0 <= lam <= 1 for lam in self.lambdas):
-            raise ValueError(f"lambdas must be from 0 to 1, not {self.lambdas}")
-        if any(steps < 0 for steps in self.ppo_steps):
-            raise ValueError(f"ppo_steps must not be below 0, but are {self.ppo_steps}")
+        if self.estimates % BLOCKS:
+            raise ValueError(f"estimates must be a multiple of {BLOCKS}, not {self.estimates}")
+        if not self.lambdas:
+            raise ValueError("lambdas: give at least one")
 
 
 @dataclass
-class ExamplesConfig:
+class ExamplesConfig(Options):
     """Print worked examples, every step with its equation."""
 
     example: str = "all"

@@ -75,10 +75,8 @@ def measure(
     """Records of `count` completions with true advantages, and their agreement.
 
     True values are exact if the completions can be enumerated; otherwise every prefix is continued
-    `continuations` times. Raises ValueError for fewer than one completion or two continuations.
+    `continuations` times. Raises ValueError for fewer than two continuations.
     """
-    if count < 1:
-        raise ValueError(f"completions must be at least 1, not {count}")
     config, learner, group = run.config, run.config.learner, run.config.samples_per_prompt
     columns = data.spread(run.prompts, max(1, count // group), group)
     data.check_prompt_lengths(
