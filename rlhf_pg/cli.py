@@ -151,9 +151,9 @@ COMMANDS: dict[str, Command] = {
         positional_help="Folder of a run of `rlhf-pg train`.",
     ),
     "study bugs": Command(
-        "the museum of silent bugs: what each does to the gradient and to learning",
-        "rlhf_pg.study.bugs_command:BugsConfig",
-        "rlhf_pg.study.bugs_command:main",
+        "what known silent bugs do to the gradient and to learning, each beside the right code",
+        "rlhf_pg.study.config:BugsConfig",
+        "rlhf_pg.study.bugs.command:main",
         positional="bug",
         positional_help="The name of one, or all.",
     ),

@@ -66,3 +66,16 @@ class DoctorConfig(TrainConfig):
     """A .json file for the results, or a folder for doctor.json. By default nothing is written."""
     explain: bool = False
     """Print under each check what it tests."""
+
+
+@dataclass
+class BugsConfig:
+    """Measure what known silent bugs do to the expected gradient and to learning."""
+
+    bug: str = "all"
+    """Name of a bug (`study bugs` lists them), or all."""
+    cartpole: bool = True
+    """Also train PPO on CartPole, 3 seeds, with every bug that can occur there, to see whether such
+    a test notices it; about half of the time."""
+    output: str | None = None
+    """Run folder. Default: runs/bugs, or the next free number."""
