@@ -38,7 +38,7 @@ PAIRS = [
     {"prompt": "the film", "chosen": " is good", "rejected": " is dull"},
     {"prompt": "the", "chosen": " music is bright", "rejected": " plot"},
 ]
-CODE = '''
+CODE = """
 import time
 
 import gymnasium
@@ -74,14 +74,16 @@ class Failing(gymnasium.Env):
 
 
 gymnasium.register("Failing-v0", Failing)
-'''
+"""
 FINETUNE = "finetune --data corpus.jsonl --width 16 --layers 2 --heads 2 --epochs 1 --output out"
 REWARD = "reward --model base --data pairs.jsonl --output out"
 TRAIN = (
     "train --algorithm ppo --model base --data prompts.jsonl --reward reward --iterations 1 "
     "--samples_every 1 --rows 4 --max_new_tokens 4 --device cpu --output out"
 )
-CONTROL = "control --total_steps 64 --environments 2 --rollout_steps 8 --eval_episodes 2 --output out"
+CONTROL = (
+    "control --total_steps 64 --environments 2 --rollout_steps 8 --eval_episodes 2 --output out"
+)
 SAMPLE = "sample base --data prompts.jsonl --max_new_tokens 4"
 OUTPUT = " --output "
 

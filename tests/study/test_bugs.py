@@ -383,7 +383,7 @@ def test_without_adam_the_inverted_whitenings_steps_grow_with_the_square_of_the_
     wrong = WRONG["inverted-whitening"]
     assert_close(step(wrong, 10.0, True), 100 * step(wrong, 1.0, True))
     for f, sgd in ((wrong, False), (RIGHT, True), (RIGHT, False)):
-        assert_close(step(f, 10.0, sgd), step(f, 1.0, sgd), atol=0, rtol=0.01)
+        assert_close(step(f, 10.0, sgd), step(f, 1.0, sgd), atol=0, rtol=0.05)
 
 
 def test_ignoring_lambda_is_unbiased_and_noisier():
