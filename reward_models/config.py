@@ -33,8 +33,10 @@ class PreferenceConfig:
         """Raise RewardError if an option is not finite, not whole or not in its field's range."""
         for item in fields(self):
             value, limits = getattr(self, item.name), item.metadata
-            if item.type is int and not isinstance(value, int):
-                raise RewardError(f"{item.name} must be a whole number, not {value!r}")
+            whole = item.type is int
+            if not isinstance(value, int if whole else int | float) or isinstance(value, bool):
+                wanted = "a whole number" if whole else "a number"
+                raise RewardError(f"{item.name} must be {wanted}, not {value!r}")
             low, below = limits["at_least"], limits.get("below", math.inf)
             if not (low <= value < below and value <= limits.get("at_most", math.inf)):  # or NaN
                 text = " and ".join(f"{name.replace('_', ' ')} {x}" for name, x in limits.items())

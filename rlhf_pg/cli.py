@@ -251,7 +251,8 @@ def read_config(name: str, command: Command, arguments: Sequence[str]) -> Any:
             if not isinstance(options[key], str):
                 raise ValueError(f"{key} must be text, not {options[key]!r}")
         chosen = find(command.preset)(*(options[key] for key in command.preset_from))
-        parser = build_parser(name, command, config_class, asdict(chosen))
+        values = {k: v for k, v in asdict(chosen).items() if k != command.positional}
+        parser.set_defaults(_flat(values))
     options = _parse(parser, name, arguments)
     check_options(options, config_class)  # before objects are made, to name "learner.lr" in full
     made = parser.instantiate(options)
@@ -279,9 +280,7 @@ def _check_files(config_class: Any, arguments: Sequence[str]) -> None:
                 raise ValueError(f"{path}: {group} must be options, not {values[group]!r}")
 
 
-def build_parser(
-    name: str, command: Command, config_class: Any, defaults: dict[str, Any] | None = None
-) -> Any:
+def build_parser(name: str, command: Command, config_class: Any) -> Any:
     """A jsonargparse parser of the dataclass: its fields are options, their docstrings the help."""
     import jsonargparse
 
@@ -306,8 +305,6 @@ def build_parser(
     for action in parser._actions:
         if text := ranges.get(action.dest):
             action.help = f"{(action.help or '').rstrip('.')}. {text[0].upper()}{text[1:]}."
-    if defaults:
-        parser.set_defaults(_flat({k: v for k, v in defaults.items() if k not in positional}))
     return parser
 
 

@@ -5,6 +5,11 @@ process, in a folder with a tiny model, reward model, text run and control run.
 """
 
 import contextlib
+import gzip
+import json
+import os
+import random
+import shutil
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -16,6 +21,8 @@ from hypothesis import strategies as st
 
 from rlhf_pg.cli import COMMANDS, find, main
 from rlhf_pg.core.options import made_from
+from rlhf_pg.label import Judgements
+from rlhf_pg.reading import read_jsonl, read_yaml
 from support.language import PROMPTS, TEXTS
 from support.language import write_rows as write
 
@@ -23,11 +30,12 @@ COUNTS = {"options": 120, "yaml": 70, "data": 90, "prompts": 40, "run files": 80
 
 
 def generated(name):
-    """So many examples, the same in every run."""
+    """So many examples, the same in every run; GENERATED=10 tries ten times as many other ones."""
+    times = int(os.environ.get("GENERATED", "1"))
     quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much]
     return settings(
-        max_examples=COUNTS[name],
-        derandomize=True,
+        max_examples=COUNTS[name] * times,
+        derandomize=times == 1,
         database=None,
         deadline=None,
         suppress_health_check=quiet,
@@ -86,6 +94,24 @@ CONTROL = (
 )
 SAMPLE = "sample base --data prompts.jsonl --max_new_tokens 4"
 OUTPUT = " --output "
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _read_help_once():
+    """jsonargparse reads a dataclass's source for every parser, which takes half of a case."""
+    from docstring_parser import attrdoc
+
+    reader = attrdoc.AttributeDocstrings
+    before, read = reader.get_attr_docs, {}
+
+    def once(self, component):
+        if component not in read:
+            read[component] = before(self, component)
+        return read[component]
+
+    reader.get_attr_docs = once
+    yield
+    reader.get_attr_docs = before
 
 
 @pytest.fixture(scope="session")
@@ -190,7 +216,9 @@ def outside(limits, whole):
 @st.composite
 def wrong_options(draw):
     """(command, option, a value that it must not have)."""
-    command, name, hint, limits = draw(st.sampled_from(EVERY_OPTION))
+    command = draw(st.sampled_from(sorted({case[0] for case in EVERY_OPTION})))
+    own = [case for case in EVERY_OPTION if case[0] == command]
+    _, name, hint, limits = draw(st.sampled_from(own))
     kind = kinds(hint)[0]
     if kind in (int, float):
         numbers = st.sampled_from(outside(limits, kind is int))
@@ -256,3 +284,267 @@ def test_every_number_has_a_range():
 def test_a_preset_and_the_defaults_are_in_range():
     for command in COMMANDS.values():
         find(command.config)()
+
+
+# YAML: files with syntax errors, of other shapes, or not of text.
+
+VALID = yaml.safe_dump(
+    {
+        "algorithm": "ppo",
+        "rows": 4,
+        "kl_coef": 0.1,
+        "gold": None,
+        "reward": "length",
+        "learner": {"lr": 0.001, "clip": 0.2, "seed": 3, "baseline": "critic"},
+    }
+)
+BROKEN = ["\t", "[", "{", "}", "]", ": ", "- a\n", "*a", "&b", "!x ", "%", "@", "`", "'", '"', "? "]
+STRANGE = [None, [], [1], {}, {"a": 1}, True, 2.5, "x", float("nan"), float("inf"), -1]
+
+
+@st.composite
+def broken_yaml(draw):
+    """A valid file with pieces put in or cut out, another value, or no YAML of options at all."""
+    how = draw(st.sampled_from(["piece", "piece", "cut", "value", "value", "text", "bytes"]))
+    if how == "piece":
+        place = draw(st.integers(0, len(VALID)))
+        return (VALID[:place] + draw(st.sampled_from(BROKEN)) + VALID[place:]).encode()
+    if how == "cut":
+        start, stop = sorted(draw(st.lists(st.integers(0, len(VALID)), min_size=2, max_size=2)))
+        return (VALID[:start] + VALID[stop:]).encode()
+    if how == "value":
+        values = yaml.safe_load(VALID)
+        inner = draw(st.sampled_from([values, values["learner"]]))
+        inner[draw(st.sampled_from([*inner, "rowz", 7, None]))] = draw(st.sampled_from(STRANGE))
+        return yaml.safe_dump(values).encode()
+    if how == "text":
+        return yaml.safe_dump(draw(st.sampled_from([5, "word", [1, 2], [], None, True]))).encode()
+    return draw(st.binary(min_size=1, max_size=20))
+
+
+def accepted(file):
+    """Whether a file holds options of train, spelt as config.yaml spells them."""
+    try:
+        made_from(find(COMMANDS["train"].config), read_yaml(file), "file")
+    except ValueError:
+        return False
+    return True
+
+
+@generated("yaml")
+@given(content=broken_yaml())
+def test_yaml_files_without_options_are_named(content, refused, world):
+    file = world / "wrong.yaml"
+    file.write_bytes(content)
+    try:
+        assume(not accepted(file))
+        line = refused([*TRAIN.split(), "--model", "runs/none", "--config", "wrong.yaml"])
+        assert "runs/none" not in line  # the file was read before the model
+    finally:
+        file.unlink()
+
+
+# Data: rows, columns and files that no command can read.
+
+NO_TEXT = [None, 5, 2.5, True, [], {}, ["a"], {"role": "user", "content": "a"}, [["a"]]]
+NO_LINE = ["{", '{"a": ', "nul", "[1, 2", "{'a': 1}", '{"a": 1} {', '"\\ud800"', '{"a": "\\ud83d"}']
+NO_FILE = [b"null", b"5", b'"word"', b"", b"\n\n", b"\xff\xfe\x00", b"\x00" * 9, b"{}\n{}", b"[]"]
+ROWS = {
+    "text": (FINETUNE, [{"text": text} for text in TEXTS * 10]),
+    "prompt": (TRAIN, [{"prompt": prompt} for prompt in PROMPTS]),
+    "chosen": (REWARD, PAIRS * 20),
+}
+
+
+@st.composite
+def wrong_data(draw):
+    """(command, name of a file, its bytes, words of the error)."""
+    command, rows = ROWS[draw(st.sampled_from(sorted(ROWS)))]
+    rows = [dict(row) for row in rows]
+    column = draw(
+        st.sampled_from([name for name in rows[0] if name != "prompt" or len(rows[0]) == 1])
+    )
+    place = draw(st.integers(0, len(rows) - 1))
+    faults = ["value", "values", "column", "line", "file", "encoding", "csv", "gzip", "parquet"]
+    faults += {"prompt": ["name", "empty"], "text": ["empty"]}.get(column, ["pair", "equal"])
+    fault = draw(st.sampled_from(faults))
+    if fault == "value":  # one row is not like the others
+        rows[place][column] = draw(st.sampled_from(NO_TEXT))
+    elif fault == "values":
+        value = draw(st.sampled_from(NO_TEXT))
+        rows = [{**row, column: value} for row in rows]
+    elif fault == "column":
+        name = draw(st.sampled_from(["Text", "question", "", "0", "self"]))
+        rows = [{name if key == column else key: x for key, x in row.items()} for row in rows]
+    elif fault == "empty":
+        rows[place][column] = draw(st.sampled_from(["", " ", "\n\t"]))
+    elif fault == "name":  # of an argument that every reward has
+        name = draw(st.sampled_from(["prompts", "completions", "finished"]))
+        rows = [{**row, name: "x"} for row in rows]
+    elif fault == "pair":
+        name = draw(st.sampled_from(["margin", "chosen_finished", "rejected_finished"]))
+        wrong = ["x", [1], {"a": 1}, True if name == "margin" else 0]
+        value = draw(st.sampled_from(wrong))
+        rows = [{**row, name: value} for row in rows]
+    elif fault == "equal":
+        rows = [{**row, "rejected": row["chosen"]} for row in rows]
+    lines = [json.dumps(row) for row in rows]
+    if fault == "line":
+        lines.insert(place, draw(st.sampled_from(NO_LINE)))
+    content = "\n".join(lines).encode()
+    name = "wrong.jsonl"
+    if fault == "file":
+        content = draw(st.sampled_from(NO_FILE))
+        name = draw(st.sampled_from([name, "wrong.json"]))
+    elif fault == "encoding":
+        content = content.replace(b"the", b"th\xe9")
+    elif fault == "csv":
+        name, content = (
+            "wrong.csv",
+            draw(st.sampled_from([b"", b"a,b", b'text\n"x', b"text\n\xff\n"])),
+        )
+    elif fault == "gzip":
+        name = "wrong.jsonl.gz"
+        content = draw(st.sampled_from([content, gzip.compress(content)[:-20], b"\x1f\x8b"]))
+    elif fault == "parquet":
+        name, content = "wrong.parquet", b"PAR1" + content[:50]
+    return command, name, content
+
+
+@generated("data")
+@given(case=wrong_data())
+def test_data_that_cannot_be_read_is_named(case, refused, world):
+    command, name, content = case
+    (world / name).write_bytes(content)
+    try:
+        refused(f"{command} --data {name}", name)
+    finally:
+        (world / name).unlink()
+
+
+# Prompts: none, no text, or longer than the model's context.
+
+WHITE = st.text(alphabet=" \n\t\r\u2003", max_size=5)
+HALF = st.sampled_from(["\ud800", "a \udfff b", "the\ud83d"])
+LONG = st.integers(125, 400).map(lambda words: "the " * words)
+
+
+@st.composite
+def wrong_prompts(draw):
+    prompt = draw(st.one_of(WHITE, HALF, LONG, st.just("the \0")))
+    if draw(st.booleans()) or not prompt.isascii():  # half a pair is no text in a list of JSON
+        return prompt
+    others = draw(st.lists(st.sampled_from(PROMPTS), max_size=2))
+    others.insert(draw(st.integers(0, len(others))), prompt)
+    return json.dumps(others)
+
+
+@generated("prompts")
+@given(prompt=wrong_prompts())
+def test_prompts_that_cannot_be_continued_are_named(prompt, refused):
+    refused([*SAMPLE.split(), f"--prompt={prompt}"], "prompt")
+
+
+@settings(generated("prompts"), max_examples=25)
+@given(
+    prompt=st.text(
+        alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30
+    ).filter(lambda text: text.strip() and "\0" not in text)
+)
+def test_any_other_text_is_a_prompt(prompt, world, capfd):
+    assume(prompt[0] not in "[{\"'")  # a list, for the parser of options
+    assert main([*SAMPLE.split(), f"--prompt={prompt}"]) == 0
+    assert capfd.readouterr().err == ""
+
+
+# Files of a run: JSON of another shape, and weights that were cut off.
+
+TEXT_RUN = "inspect run --continuations 2 --output page.html"
+FILES = {  # file: command that reads it
+    "run/metrics.jsonl": TEXT_RUN,
+    "run/tokens.jsonl": TEXT_RUN,
+    "run/credit.jsonl": TEXT_RUN,
+    "run/credit.json": TEXT_RUN,
+    "run/config.yaml": TEXT_RUN + " --trust",
+    "reward/reward_model/reward_model.json": TRAIN,
+    "reward/reward_model/config.json": TRAIN,
+    "reward/reward_model/tokenizer.json": TRAIN,
+    "base/policy/config.json": SAMPLE,
+    "base/policy/tokenizer.json": SAMPLE,
+    "ctl/config.yaml": "inspect ctl --output page.html --trust",
+    "ctl/policy/config.json": "inspect ctl --output page.html",
+}
+WEIGHTS = {
+    "reward/reward_model/model.safetensors": TRAIN,
+    "base/policy/model.safetensors": SAMPLE,
+    "run/policy/value_head.safetensors": TEXT_RUN + " --again",
+    "ctl/policy/policy.safetensors": "inspect ctl --output page.html",
+}
+
+
+@contextlib.contextmanager
+def changed(path, content):
+    """The file with other bytes within the block."""
+    before, about = path.read_bytes(), path.stat()
+    path.write_bytes(content)
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+        os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+
+
+def nodes(value, path=()):
+    """The places of all values in a nested JSON value."""
+    yield path
+    keys = value if isinstance(value, dict) else range(len(value) if isinstance(value, list) else 0)
+    for key in keys:
+        yield from nodes(value[key], (*path, key))
+
+
+def replaced(value, path, new):
+    if not path:
+        return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = replaced(value[path[0]], path[1:], new)
+    return copy
+
+
+@generated("run files")
+@given(data=st.data())
+def test_run_files_of_another_shape_never_end_in_a_traceback(data, world, capfd):
+    """A changed value is refused in one line that names the file, or makes no difference."""
+    name = data.draw(st.sampled_from(sorted(FILES)))
+    path = world / name
+    text = path.read_text()
+    single = [yaml.safe_load(text)] if name.endswith("yaml") else None
+    rows = single or [json.loads(x) for x in (text.splitlines() if "jsonl" in name else [text])]
+    row = data.draw(st.integers(0, len(rows) - 1))
+    vocabulary = "tokenizer.json" in name  # only its outer parts, of thousands
+    places = [place for place in nodes(rows[row]) if not (vocabulary and len(place) > 2)]
+    place = data.draw(st.sampled_from(places))
+    new = data.draw(st.sampled_from([None, [], {}, "x", [[1]], {"a": {"b": 1}}, True, -1, 0.5]))
+    rows[row] = replaced(rows[row], place, new)
+    dump = yaml.safe_dump if single else json.dumps
+    before = contents(world)
+    with changed(path, ("\n".join(map(dump, rows)) + "\n").encode()):
+        code = main(FILES[name].split())
+        line = capfd.readouterr().err
+    shutil.rmtree(world / "out", ignore_errors=True)
+    (world / "page.html").unlink(missing_ok=True)
+    assert code in (0, 2)
+    if code == 2:
+        assert line.startswith("rlhf-pg: ") and line.count("\n") == 1
+        assert contents(world).keys() == before.keys()
+    else:
+        assert not line
+
+
+@settings(generated("run files"), max_examples=20)
+@given(data=st.data())
+def test_cut_weights_are_named(data, refused, world):
+    name = data.draw(st.sampled_from(sorted(WEIGHTS)))
+    content = (world / name).read_bytes()
+    size = data.draw(st.integers(0, len(content) - 1))
+    with changed(world / name, content[:size]):
+        refused(WEIGHTS[name], Path(name).parts[0])

@@ -130,8 +130,8 @@ def algorithm(name: str, **overrides: Any) -> LearnerConfig:
 
     Raises ValueError for an unknown name or field, with the nearest known one.
     """
-    if name not in ALGORITHMS:
-        near = difflib.get_close_matches(name, ALGORITHMS, n=1)
+    if not isinstance(name, str) or name not in ALGORITHMS:
+        near = difflib.get_close_matches(str(name), ALGORITHMS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown algorithm {name!r}: use one of {', '.join(ALGORITHMS)}{hint}")
     known = [field.name for field in fields(LearnerConfig)]

@@ -105,9 +105,9 @@ class TrainConfig(Options):
             self.learner = algorithm(self.algorithm, lr=5e-4, gamma=1.0)
             if self.algorithm == "ppo":
                 self.learner.epochs = 2
-        if self.samples_per_prompt is None:
+        if isinstance(self.learner, LearnerConfig) and self.samples_per_prompt is None:
             self.samples_per_prompt = 4 if self.learner.baseline in COMPARING else 1
-        if self.critic is None:
+        if isinstance(self.learner, LearnerConfig) and self.critic is None:
             self.critic = "shared" if self.learner.baseline == "critic" else "none"
         super().__post_init__()
 
