@@ -205,13 +205,12 @@ def _apart(heights: Sequence[float], gap: float, floor: float) -> list[float]:
 
 
 def _label(series: Series, x: float, y: float) -> str:
+    # Attributes of spans: STYLE would override those of a text, and the content policies of pages
+    # refuse style attributes.
     note = (
-        f'<tspan x="{x + 8:.1f}" dy="14" style="fill:var(--muted);font-weight:400">'
-        f"{html.escape(series.note)}</tspan>"
-        if series.note
-        else ""
+        f'<tspan x="{x + 8:.1f}" dy="14">{html.escape(series.note)}</tspan>' if series.note else ""
     )
     return (
-        f'<text x="{x + 8:.1f}" y="{y:.1f}" style="fill:{series.colour};font-weight:600">'
-        f"{html.escape(series.name)}{note}</text>"
+        f'<text x="{x + 8:.1f}" y="{y:.1f}"><tspan fill="{series.colour}" font-weight="600">'
+        f"{html.escape(series.name)}</tspan>{note}</text>"
     )

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from reward_models.files import saved_text
+from rlhf_pg import chart
 from rlhf_pg.chart import BLUE, ORANGE, Series, panel, picture, signed, ticks
 from rlhf_pg.progress import command
+from rlhf_pg.study.report.page import content_policy
 
 Curve = Sequence[Mapping[str, float]]  # lines of metrics.jsonl
 
@@ -103,6 +105,8 @@ token.</p>
 <p><code>{repeat}</code> repeats this demo.</p>"""
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta http-equiv="Content-Security-Policy" '
+        f'content="{content_policy([STYLE, chart.STYLE])}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>rlhf-pg demo</title><style>{STYLE}</style></head><body>{body}</body></html>\n"
     )

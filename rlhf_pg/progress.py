@@ -37,7 +37,7 @@ CONTROL = re.compile(
 def plain(text: str) -> str:
     """Text on one line that cannot move the cursor, write to the clipboard, colour the terminal or
     turn the reading direction: a new line becomes ⏎, a tab a blank, all others a sign each."""
-    text = text.replace("\r\n", "\n").replace("\n", "⏎").replace("\t", " ")
+    text = text.replace("\n", "⏎").replace("\t", " ")
     return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 

@@ -135,7 +135,7 @@ def test_panels_stand_side_by_side_or_below_each_other(stacked):
 
 def test_labels_of_lines_that_end_together_do_not_overlap():
     lines = [Series([(0, 0), (1, 0.01 * i)], "#000", f"n{i}", "1") for i in range(4)]
-    labels = [n for n in drawn(*lines)["text"] if (n.text or "").startswith("n")]
+    labels = [n for n in drawn(*lines)["text"] if "".join(n.itertext()).startswith("n")]
     heights = sorted(float(label.get("y")) for label in labels)
     assert min(b - a for a, b in zip(heights, heights[1:], strict=False)) >= 30
     assert heights[-1] <= HEIGHT - BOTTOM

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+from base64 import b64encode
+from hashlib import sha256
 
 import pytest
 
@@ -88,6 +90,21 @@ def test_the_charts_are_in_the_page_and_in_a_file(tmp_path):
         assert drawing.count(">iteration</text>") == 2 and "learned reward" in drawing
     assert text.count("<svg") == 2 and alone.count("<svg") == 1
     assert ">60</text>" in alone and ">1</text>" in alone and "+6.0" in alone
+
+
+def test_its_policy_allows_its_own_styles_and_nothing_else(tmp_path):
+    """A hash allows an element and no attribute, and there is no script to allow."""
+    _, text = written(tmp_path)
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="(.*?)">', text)
+    hashes = {
+        f"'sha256-{b64encode(sha256(style.encode()).digest()).decode()}'"
+        for style in re.findall("<style>(.*?)</style>", text, re.DOTALL)
+    }
+    assert text.index(policy) < text.index("<style>")
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert set(rules["style-src"].split()) == hashes
+    assert {rules[name] for name in ("default-src", "script-src", "form-action")} == {"'none'"}
+    assert not re.search(r"<[^>]*\s(style|on\w+)\s*=|<script", text)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; Debian: apt-get install chromium")

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def is_harmless(shown):
 def test_plain_text_is_one_line_without_any_control(attack):
     shown = plain(f"a{attack}b\r\nc\td")
     assert not CONTROL.search(shown) and len(shown.splitlines()) == 1
-    assert shown.startswith("a") and shown.endswith("b⏎c d")
+    assert shown.startswith("a") and shown.endswith("b�⏎c d")
     assert plain(shown) == shown
 
 
@@ -146,6 +147,21 @@ def test_errors_are_one_harmless_line(here, capsys):
         assert main(words) == 2
         out, err = only_harmless(capsys)
         assert not out and err.startswith("rlhf-pg: ") and err.count("\n") == 1
+
+
+def test_doctor_and_train_name_them_harmlessly(here, capsys):
+    words = "--data prompts.jsonl --rows 4 --max_new_tokens 6 --device cpu"
+    with suppress(SystemExit):  # a check fails
+        main(
+            ["doctor", "base", *words.split(), "--reward", "keyword:words=\x1b]52;c;aGk=\x07\u202e"]
+        )
+    assert "gradient step" in (shown := only_harmless(capsys))[0], shown
+    reward = "keyword:words=\x1b[2J\u202e"
+    assert (
+        main(["train", "--model", "base", *words.split(), "--iterations", "1", "--reward", reward])
+        == 0
+    )
+    assert "ppo toward keyword:words=�[2J�" in only_harmless(capsys)[0]
 
 
 def test_label_shows_pairs(here, capsys, monkeypatch):

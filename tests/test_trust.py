@@ -244,8 +244,14 @@ ENVIRONMENT = (
     EVIL
     + """
 import gymnasium
-entry = "gymnasium.envs.classic_control:CartPoleEnv"
-gymnasium.register("Evil-v0", entry_point=entry, max_episode_steps=9)
+import numpy
+from gymnasium.envs.classic_control import CartPoleEnv
+
+class Drawn(CartPoleEnv):
+    def render(self):
+        return numpy.zeros((4, 4, 3), dtype=numpy.uint8)
+
+gymnasium.register("Evil-v0", entry_point=Drawn, max_episode_steps=9)
 """
 )
 
@@ -257,14 +263,12 @@ def test_an_environment_module_is_not_imported_without_trust(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    module = f"module_{abs(hash((command, option)))}"
+    module = f"module_{option}_{command.split()[0]}"
     Path(f"{module}.py").write_text(ENVIRONMENT.format(marker="evil-ran"))
     small = "--total_steps 64 --eval_episodes 1 --environments 1 --policy.hidden [4]"
     assert main(f"control {small} --output gift".split()) == 0
-    named = (
-        {"env": f"{module}:Evil-v0"} if option == "env" else {"env_options": {"x": module + ":E"}}
-    )
-    edit("gift", **named)
+    named = {"env": f"{module}:Evil-v0", "env_options": {"x": f"{module}:E"}}
+    edit("gift", **{option: named[option]})
     words = command.format("gift").split()
     assert main(words) == 2
     assert f"{module}:E" in (said := line(capsys)) and "(code)" in said

@@ -58,9 +58,8 @@ def _record(
         "delta": td_errors(one.rewards, one.values, one.next_values, learner.gamma),
         "advantage": advantages,
     }
-    limit = config.env_options.get(
-        "max_episode_steps", gymnasium.spec(config.env).max_episode_steps
-    )
+    name = config.env.rpartition(":")[2]  # without a module, which has been imported by now
+    limit = config.env_options.get("max_episode_steps", gymnasium.spec(name).max_episode_steps)
     terminated = limit is None or length < limit
     names = [_name(config.env, policy, action) for action in one.actions[0, :length]]
     likeliest = _likeliest(config.env, policy, one, length)

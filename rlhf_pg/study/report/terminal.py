@@ -1,6 +1,5 @@
 """A run in the terminal: metrics as sparklines, tokens coloured by one of their numbers."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rlhf_pg.progress import number
+from rlhf_pg.progress import number, plain
 from rlhf_pg.study.report.page import headline, is_number
 
 CHANNELS = "advantage true_advantage delta reward kl logprob value entropy ratio".split()
@@ -43,12 +42,6 @@ def show(data: Mapping[str, Any], channel: str, console: Console) -> None:
         console.print(Text("" if spaced else " ").join(parts), soft_wrap=False)
     ends = f"{number(min(values))} (orange, ⁻) to {number(max(values))} (blue, ⁺)"
     console.print(Text(f"\n{channel}: from {ends}", "dim"))
-
-
-def plain(text: str) -> str:
-    """Text that cannot move the cursor, colour the terminal or change the reading direction."""
-    text = text.replace("\n", "⏎")
-    return re.sub("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]", "�", text)
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
