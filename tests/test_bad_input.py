@@ -8,7 +8,6 @@ import contextlib
 import gzip
 import json
 import os
-import random
 import shutil
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -21,8 +20,7 @@ from hypothesis import strategies as st
 
 from rlhf_pg.cli import COMMANDS, find, main
 from rlhf_pg.core.options import made_from
-from rlhf_pg.label import Judgements
-from rlhf_pg.reading import read_jsonl, read_yaml
+from rlhf_pg.reading import read_yaml
 from support.language import PROMPTS, TEXTS
 from support.language import write_rows as write
 

@@ -122,7 +122,7 @@ def test_sample_prints_a_line_for_each_completion(here, capsys):
     lines = only_harmless(capsys)[0].splitlines()
     assert len(lines) == len(ATTACKS) - 1
     assert all("⏎+9.99 faked" in line and re.match(r"[+-]\d", line) for line in lines)
-    prompt = "".join(text for text in ATTACKS.values() if text != "\ud800")
+    prompt = "".join(text for text in ATTACKS.values() if text != "\ud800").replace("\0", "")
     assert main(["sample", "base", "--prompt", prompt, "--max_new_tokens", "3"]) == 0
     assert len(only_harmless(capsys)[0].splitlines()) == 1
 

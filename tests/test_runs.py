@@ -165,5 +165,5 @@ def test_an_incomplete_last_line_is_left_out_and_any_other_is_an_error(capsys):
     assert "incomplete last line" in capsys.readouterr().out
     for broken in ('{"n": 1}\n{"n": \n{"n": 2}\n', '{"n": 1}\n3\n', '{"n": 1}\n{"n"\n'):
         Path("a.jsonl").write_text(broken)
-        with pytest.raises(ValueError, match="a.jsonl, line 2: "):
+        with pytest.raises(ValueError, match="a.jsonl, line 2"):
             read_jsonl(Path("a.jsonl"))

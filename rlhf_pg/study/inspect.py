@@ -15,8 +15,8 @@ from rlhf_pg.study.report import page, terminal
 
 ESTIMATORS_SHAPE: Shape = {
     "task!": "text",
-    "truth!": {},
-    "methods!": [{"name!": "text", "family!": "text", "projections!": ["number or null"]}],
+    "truth": {},
+    "methods": [{"name!": "text", "family!": "text", "projections!": ["number or null"]}],
 }
 
 

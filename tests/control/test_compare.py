@@ -32,7 +32,7 @@ def test_comparison_of_three(tmp_path, capsys):
     assert noise["reinforce"] > noise["reinforce-baseline"]
     assert rows["reinforce-baseline"].gradient_cosine == pytest.approx(1)
     names = {path.name for path in (tmp_path / "c").iterdir()} - {".lock"}
-    assert names == {"config.yaml", "table.md", "results.json", "curves.svg"}
+    assert names == {"config.yaml", "config.signature", "table.md", "results.json", "curves.svg"}
     saved = json.loads((tmp_path / "c" / "results.json").read_text())
     assert len(saved["runs"]["reinforce"]) == 2
     last = [run["scores"][-1] for run in saved["runs"]["reinforce"]]
@@ -88,7 +88,7 @@ def test_curves_are_the_mean_and_the_range_over_seeds():
     edges = [p.split(",") for p in nodes["polygon"][0].get("points").split()]
     at_ten = sorted(float(y) for x, y in edges if float(x) == mean[0][0])
     assert at_ten[0] == mean[1][1] and at_ten[1] - at_ten[0] == 2 * (mean[0][1] - mean[1][1])
-    labels = [node.text for node in nodes["text"]]
+    labels = ["".join(node.itertext()) for node in nodes["text"]]
     assert "ppo" in labels and "threshold 50" in labels
     one = draw(CompareConfig(seeds=1), {"ppo": runs[:1]})
     assert "polygon" not in one and "threshold" not in one

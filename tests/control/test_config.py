@@ -69,7 +69,7 @@ def test_the_configuration_of_a_run_is_read_again(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        (None, "holds no control run .*: no config.yaml"),
+        (None, "holds no control run: its config.yaml names no env"),
         ("env: CartPole-v1\nlearner: {momentum: 1}\n", "momentum"),
         ("env: CartPole-v1\npolicy: {depth: 1}\n", "depth"),
         ("env: CartPole-v1\nseeds: 5\n", "seeds"),

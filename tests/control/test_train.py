@@ -194,6 +194,7 @@ def test_the_run_folder_is_complete(tmp_path, capsys):
     assert outcome.path == folder
     assert {p.name for p in folder.iterdir()} - {".lock"} == {
         "config.yaml",
+        "config.signature",
         "metrics.jsonl",
         "policy",
         "curve.svg",

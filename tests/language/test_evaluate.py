@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from rlhf_pg import trust
 from rlhf_pg.cli import main
 from rlhf_pg.language import models
 from rlhf_pg.language.config import EvaluateConfig
@@ -123,6 +124,7 @@ def run(tmp_path, tokenizer, base):
     prompts = write_rows(tmp_path / "prompts.jsonl", [{"prompt": text} for text in PROMPTS])
     options = {"algorithm": "ppo", "model": base, "reward": "length:target=3", "data": prompts}
     (folder / "config.yaml").write_text(yaml.safe_dump({**options, "max_new_tokens": 8}))
+    trust.sign(folder)
     return folder
 
 

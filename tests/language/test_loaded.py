@@ -8,6 +8,7 @@ import yaml
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from rlhf_pg import trust
 from rlhf_pg.core.advantages import estimate_advantages
 from rlhf_pg.core.algorithms import LearnerConfig
 from rlhf_pg.core.returns import gae
@@ -57,6 +58,7 @@ def copied_run(trained_run, tmp_path):
         options = yaml.safe_load((path / "config.yaml").read_text())
         options["model"] = str(tmp_path / "base")
         (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(options))
+        trust.sign(tmp_path / "run")
         return tmp_path / "run"
 
     return copied_run

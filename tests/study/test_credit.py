@@ -221,7 +221,7 @@ def test_a_model_inside_the_run_is_enough(run):
         ({"run": "{tmp}"}, "give --reward"),
         ({"run": "nowhere"}, "no run at nowhere"),
         ({"completions": 0}, "completions must be at least 1"),
-        ({"continuations": 1, "max_new_tokens": 9}, "at least 2 continuations"),
+        ({"continuations": 1, "max_new_tokens": 9}, "continuations must be at least 2"),
         ({"max_new_tokens": 90}, "context"),
     ],
 )

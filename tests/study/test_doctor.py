@@ -485,7 +485,7 @@ REFUSED = {
     "no run at runs/othr": {"reference": "runs/othr"},
     "unknown reward 'lenght'": {"reward": "lenght"},
     "no chat template": {"prompts": [[{"role": "user", "content": p}] for p in PROMPTS]},
-    "temperature must be above 0": {"temperature": 0.0},
+    "temperature must be at least": {"temperature": 0.0},
     "rows must be at least 1": {"rows": 0},
 }
 

@@ -143,12 +143,12 @@ def test_the_gridworld_is_russell_and_norvigs(tmp_path):
         ({"max_new_tokens": 6}, "137,257 completions"),
         ({"max_new_tokens": 0}, "at least 1"),
         ({"show": 0}, "at least 1"),
-        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"temperature": 0.0}, "temperature must be at least"),
         ({"prompt": " "}, "none that is empty"),
         ({"prompt": []}, "at least one"),
         ({"model": "somewhere"}, "needs a --reward"),
         ({"model": "somewhere", "reward": "length"}, "needs a --prompt"),
-        ({"kl_coef": -1.0}, "kl_coef must not be below 0"),
+        ({"kl_coef": -1.0}, "kl_coef must be at least 0"),
     ],
 )
 def test_bad_options_are_named_and_nothing_is_written(options, message, tmp_path):
