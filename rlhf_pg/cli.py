@@ -275,9 +275,23 @@ def _check_files(config_class: Any, arguments: Sequence[str]) -> None:
         values = read_yaml(path)
         if "config" in values:
             raise ValueError(f"{path}: unknown option config")
+        if name_of_class := _class_in(values):  # jsonargparse would import it
+            raise ValueError(f"{path}: {name_of_class} names a class; options are values")
         for group in groups if name == "--config" else []:
             if not isinstance(values.get(group, {}), dict):
                 raise ValueError(f"{path}: {group} must be options, not {values[group]!r}")
+
+
+def _class_in(values: Any, key: str = "") -> str:
+    """The first key of nested options whose value jsonargparse would import, or ""."""
+    if key.rpartition(".")[2] == "class_path":
+        return key
+    if isinstance(values, list):
+        return next(filter(None, (_class_in(value, key) for value in values)), "")
+    if not isinstance(values, dict):
+        return ""
+    nested = (_class_in(value, f"{key}.{k}" if key else str(k)) for k, value in values.items())
+    return next(filter(None, nested), "")
 
 
 def build_parser(name: str, command: Command, config_class: Any) -> Any:

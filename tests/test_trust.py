@@ -33,6 +33,8 @@ OPENING = {
     "evaluate": "evaluate gift --prompts 2 --samples_per_prompt 1 --best_of 0 --device cpu",
     "inspect": "inspect gift --completions 1 --continuations 2",
     "study credit": "study credit gift --completions 1 --continuations 2",
+    "study estimators": "study estimators --model gift --estimates 40 --rows 4 --truth_rows 4"
+    " --samples_per_prompt 2 --critic_batches 1 --lambdas [1.0] --ppo_steps [0]",
     "resume": "resume gift",
     "verify": "verify gift",
 }
@@ -94,6 +96,12 @@ def line(capsys):
     return error
 
 
+def opens(words, capsys):
+    """The command does its work, or as much of it as so few episodes allow."""
+    code, error = main(words), capsys.readouterr().err
+    return code == 0 or "raise --truth_rows" in error
+
+
 @pytest.mark.parametrize("command", OPENING)
 def test_code_that_only_a_strangers_config_names_is_not_run_without_trust(here, command, capsys):
     for _ in range(2):  # refusing leaves nothing that changes the next answer
@@ -102,7 +110,7 @@ def test_code_that_only_a_strangers_config_names_is_not_run_without_trust(here, 
         assert "reward gift/evil.py:f (code)" in said and "add --trust" in said
         assert not Path("evil-ran").exists()
     if command != "verify":  # which needs two checkpoints
-        assert main([*OPENING[command].split(), "--trust"]) == 0
+        assert opens([*OPENING[command].split(), "--trust"], capsys)
         assert Path("evil-ran").exists()
 
 
@@ -113,13 +121,13 @@ def test_a_strangers_run_is_a_model_without_a_question(here, command):
 
 
 @pytest.mark.parametrize("command", OPENING)
-def test_ones_own_run_opens_without_a_question(made, tmp_path, monkeypatch, command):
+def test_ones_own_run_opens_without_a_question(made, tmp_path, monkeypatch, command, capsys):
     monkeypatch.chdir(made)
     shutil.copytree("own", tmp_path / "moved")  # a run may be moved, copied and renamed
     words = OPENING[command].replace("gift", str(tmp_path / "moved")).split()
     if command == "resume":
         shutil.rmtree(tmp_path / "moved/checkpoints/000002")
-    assert main(words) == 0
+    assert opens(words, capsys)
     (made / "mine-ran").unlink()
 
 
@@ -256,7 +264,7 @@ gymnasium.register("Evil-v0", entry_point=Drawn, max_episode_steps=9)
 )
 
 
-@pytest.mark.parametrize("command", ["watch {} --max_frames 9", "inspect {}"])
+@pytest.mark.parametrize("command", ["watch {} --max_frames 9", "inspect {}", "resume {}"])
 @pytest.mark.parametrize("option", ["env", "env_options"])
 def test_an_environment_module_is_not_imported_without_trust(
     tmp_path, command, option, monkeypatch, capsys
@@ -266,6 +274,7 @@ def test_an_environment_module_is_not_imported_without_trust(
     module = f"module_{option}_{command.split()[0]}"
     Path(f"{module}.py").write_text(ENVIRONMENT.format(marker="evil-ran"))
     small = "--total_steps 64 --eval_episodes 1 --environments 1 --policy.hidden [4]"
+    small += " --checkpoint_every 1"
     assert main(f"control {small} --output gift".split()) == 0
     named = {"env": f"{module}:Evil-v0", "env_options": {"x": f"{module}:E"}}
     edit("gift", **{option: named[option]})
@@ -273,9 +282,10 @@ def test_an_environment_module_is_not_imported_without_trust(
     assert main(words) == 2
     assert f"{module}:E" in (said := line(capsys)) and "(code)" in said
     assert not Path("evil-ran").exists()
-    assert main([*words, "--trust"]) == (0 if option == "env" else 2)
+    done = main([*words, "--trust"])
     assert Path("evil-ran").exists() == (option == "env")
-    if option == "env":  # one's own run of it
+    if option == "env" and not command.startswith("resume"):
+        assert done == 0  # and one's own run of it:
         assert main(f"control {small} --env {module}:Evil-v0 --output own".split()) == 0
         assert main(command.format("own").split()) == 0
         monkeypatch.chdir("gift")
@@ -283,6 +293,33 @@ def test_an_environment_module_is_not_imported_without_trust(
         assert main(command.format("../own").split()) == 2
         assert "is not what you signed here" in line(capsys)
         assert main("watch . --max_frames 9".split()) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "learner: {class_path: a_class.It}",
+        "learner: a_class.It",
+        "learner.class_path: a_class.It",
+        "learner: {lr: {class_path: a_class.It}}",
+        "config: other.yaml",
+        "model: !!python/name:a_class.It",
+        "model: !!python/object/apply:a_class.It []",
+    ],
+)
+def test_a_file_of_options_imports_no_class(tmp_path, monkeypatch, text, capsys):
+    """jsonargparse imports what a `class_path` names, to see whether it would fit."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("a_class.py").write_text(EVIL.format(marker="evil-ran") + "\nIt = dict\n")
+    Path("a.yaml").write_text(text)
+    Path("other.yaml").write_text("learner: {class_path: a_class.It}")
+    for words in ("train --config a.yaml", "train --config=a.yaml", "reward --config a.yaml"):
+        assert main(words.split()) == 2
+        line(capsys)
+    Path("a.yaml").write_text("class_path: a_class.It")
+    assert main("train --learner a.yaml".split()) == 2
+    assert not Path("evil-ran").exists()
 
 
 def test_the_file_of_a_module_is_found_without_importing_it(here, monkeypatch):

@@ -289,7 +289,8 @@ def train(config: ControlConfig, resume: Path | None = None, until: int | None =
 
 def resume(run: Path, until: int | None = None) -> Outcome:
     """Continue an interrupted run (`rlhf-pg resume`)."""
-    return train(read_config(run), resume=run, until=until)
+    # Whether to trust the run has been asked by then (rlhf_pg.resume).
+    return train(read_config(run, trust=True), resume=run, until=until)
 
 
 def print_outcome(config: ControlConfig, outcome: Outcome) -> None:
