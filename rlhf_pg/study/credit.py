@@ -45,7 +45,7 @@ AGREEMENT: dict[str, str] = {
 }
 AGREEMENT_SHAPE: Shape = {  # of credit.json
     "exact": FLAG,
-    "gae!": [{"lam!": NUMBER, "*": NUMBER}],
+    "gae": [{"lam!": NUMBER, "*": NUMBER}],
     "by_position": [{"*": NUMBER}],
     "*": NUMBER,
 }
