@@ -146,7 +146,30 @@ def test_every_epoch_sees_every_row_once_in_a_new_order():
     assert epochs[0] != epochs[1] != epochs[2]
 
 
+@pytest.mark.parametrize("minibatches", [3, 5, 20])
+def test_no_row_is_left_out_where_minibatches_do_not_divide_the_rows(minibatches):
+    policy, seen = policy_of(), []
+    evaluate = policy.evaluate
+    policy.evaluate = lambda part: seen.append(part.rewards[:, 0].tolist()) or evaluate(part)
+    rollout = ragged_rollout()  # 8 rows
+    Learner(policy, algorithm("a2c", minibatches=minibatches)).update(rollout)
+    assert sorted(sum(seen, [])) == sorted(rollout.rewards[:, 0].tolist())
+    sizes = [len(part) for part in seen]
+    assert len(sizes) == min(minibatches, 8) and max(sizes) - min(sizes) <= 1
+
+
 # Options
+
+
+def test_weight_decay_shrinks_what_has_no_gradient():
+    """AdamW: a parameter loses lr * weight_decay of itself in each step."""
+    policy = policy_of()
+    before = policy.logits.detach().clone()
+    config = LearnerConfig(lr=0.1, weight_decay=0.5, entropy_coef=0.0)
+    rollout = ragged_rollout()
+    rollout.inputs.clamp_(max=3)  # states 4 and 5 do not occur
+    Learner(policy, config).update(rollout)
+    assert_close(policy.logits[4:].detach(), before[4:] * (1 - 0.1 * 0.5))
 
 
 def test_the_learning_rate_falls_linearly_to_zero_and_stays_there():

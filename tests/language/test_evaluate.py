@@ -116,6 +116,15 @@ def test_batches_keep_the_columns_of_their_rows(tokenizer):
     assert [row["score"] for row in rows] == column and counts == [2, 4, 5]
 
 
+def test_batches_do_not_repeat_the_same_draws(tokenizer):
+    policy = LanguagePolicy(tiny_lm("llama", tokenizer, spread=0.1), critic="none")
+    rows = measured(
+        policy, policy, tokenizer, {}, columns={"prompt": ["the"] * 12}, batch_size=4
+    )[1]  # fmt: skip
+    texts = [row["completion"] for row in rows]
+    assert texts[:4] != texts[4:8] != texts[8:] != texts[:4]
+
+
 @pytest.fixture
 def run(tmp_path, tokenizer, base):
     """A run that began from `base`, maximised short completions, and has another model now."""
