@@ -1,6 +1,7 @@
 """When checkpoints are written, which are kept, and which one a run continues from."""
 
 import signal
+from functools import partial
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ def state(iteration):
 def write(run, *iterations):
     due = Checkpoints(run, every=1)
     for iteration in iterations:
-        due.after(iteration, 99, lambda: state(iteration))
+        due.after(iteration, 99, partial(state, iteration))
 
 
 def names(run):

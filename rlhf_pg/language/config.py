@@ -85,8 +85,8 @@ class TrainConfig(Options):
     """Completions per entry: of the rollout in samples.jsonl, of the same fixed prompts through
     the whole run in tokens.jsonl."""
     processes: int = option(1, at_least=1, at_most=1024)
-    """Processes on this machine, usually one per GPU or two to four CPU cores each. `torchrun` and
-    `accelerate launch` work too. The model must fit on each device."""
+    """Processes on this machine, usually one per GPU or two to four CPU cores each. `torchrun` and,
+    on GPUs, `accelerate launch` work too. The model must fit on each device."""
     checkpoint_every: int | None = option(None, at_least=0)
     """Iterations between checkpoints, to resume from; 0 writes none. By default as often as takes
     under 5 % of the time, and at most every 10 seconds."""
