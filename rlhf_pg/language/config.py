@@ -73,7 +73,7 @@ class TrainConfig(Options):
     critic_from: str | None = None
     """Initialise a separate critic from this reward model (a folder or run), instead of a copy of
     the policy with a zero head."""
-    lora_rank: int | None = option(None, at_least=1)
+    lora_rank: int | None = option(None, at_least=1, at_most=4096)
     """Train LoRA adapters of this rank instead of all weights, usually 4 to 64 (extra: peft). The
     reference is then the same model without adapters; they are merged into the saved policy."""
     bf16: bool = False
