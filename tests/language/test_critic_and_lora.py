@@ -239,7 +239,7 @@ def test_without_peft_the_error_names_the_extra(monkeypatch, llama):
 
 
 def test_a_rank_of_zero_is_an_error():
-    with pytest.raises(ValueError, match="lora_rank must be at least 1"):
+    with pytest.raises(ValueError, match="lora_rank must be from 1 to 4,096"):
         check(TrainConfig(lora_rank=0))
 
 

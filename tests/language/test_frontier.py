@@ -10,7 +10,7 @@ from rlhf_pg.cli import main
 from rlhf_pg.language import models
 from rlhf_pg.language.config import EvaluateConfig, FrontierConfig
 from rlhf_pg.language.evaluate import open_bench
-from rlhf_pg.language.frontier import Law, _measuring, _training, fit
+from rlhf_pg.language.frontier import Law, _laws, _measuring, _training, fit
 from support.language import tiny_lm, write_rows
 
 
@@ -31,6 +31,20 @@ def test_gains_by_hand():
 
 def test_a_law_needs_two_distances():
     assert fit([(0.0, 0.0), (1.0, 2.0)], True) is None
+
+
+def test_laws_are_fitted_to_the_gain_over_the_root_of_the_kl():
+    """Rows made from known laws; the gain is over the base's own mean, which is n = 1."""
+    true = {"best_of_n": Law(1.3, 0.4, False, 0.0), "trained": Law(0.9, -0.2, True, 0.0)}
+    distances = {"best_of_n": [0.0, 0.5, 1.0, 1.5], "trained": [0.4, 2.0, 3.0]}
+    result = {
+        way: [{"kl": d**2, "gold": 5.0 + true[way].gain(d)} for d in distances[way]] for way in true
+    }
+    found = _laws(result, "gold")
+    for way, law in true.items():
+        assert found[way]["alpha"] == pytest.approx(law.alpha)
+        assert found[way]["beta"] == pytest.approx(law.beta)
+        assert found[way]["logarithmic"] == law.logarithmic
 
 
 def test_runs_and_measurements_have_the_options_of_the_sweep(base):
