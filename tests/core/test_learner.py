@@ -307,6 +307,13 @@ def test_a_policy_that_is_not_the_one_that_sampled_shows_in_the_first_drift():
     assert metrics["clip_fraction"] == 1
 
 
+def test_the_first_drift_is_that_before_any_step():
+    policy = policy_of()
+    config = algorithm("ppo", epochs=3, minibatches=2, lr=0.1)
+    metrics = Learner(policy, config).update(fresh(ragged_rollout(), policy))
+    assert metrics["first_ratio_drift"] == 0 < metrics["ratio_drift"]
+
+
 def test_the_logged_entropy_is_the_mean_over_real_steps():
     policy, rollout = policy_of(), ragged_rollout()
     p = policy.logits[rollout.inputs].softmax(-1)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from reward_models.state import load_state
-from rlhf_pg.checkpoint import checkpoint_folders
+from rlhf_pg.checkpoint import Stopped, checkpoint_folders
 from rlhf_pg.cli import main
 from rlhf_pg.core.learner import Learner
 from rlhf_pg.core.rollout import Rollout
@@ -26,7 +26,7 @@ from rlhf_pg.language.launch import launch
 from rlhf_pg.language.policy import make_policy_and_reference
 from rlhf_pg.resume import _differences
 from rlhf_pg.runs import read_jsonl
-from support.processes import killed
+from support import processes
 from support.runs import ENVIRONMENT, TIMES, make_world
 
 ITERATIONS, ROWS = 7, 8
@@ -118,6 +118,13 @@ def lines(whole):
     return read_jsonl(whole[0] / "metrics.jsonl")
 
 
+@pytest.fixture
+def forkserver(monkeypatch):
+    """Processes start from one that has imported everything once."""
+    monkeypatch.setattr("rlhf_pg.language.launch.START_METHOD", "forkserver")
+    set_forkserver_preload(["rlhf_pg.language.train", "transformers.models.llama", "datasets"])
+
+
 def joined(parts):
     """The rows of all ranks as one rollout, padded to the same width."""
     width = max(part["mask"].shape[1] for part in parts)
@@ -200,7 +207,7 @@ def test_the_adaptive_coefficient_counts_the_rows_of_all_processes(lines):
 
 
 def test_it_resumes_bit_for_bit_and_ends_with_the_message_of_a_process_that_fails(
-    world, whole, lines, tmp_path, monkeypatch, capfd
+    world, whole, lines, tmp_path, monkeypatch, capfd, forkserver
 ):
     """From iteration 4, in processes that the command starts; the second fails in iteration 7."""
     part = tmp_path / "part"
@@ -210,8 +217,6 @@ def test_it_resumes_bit_for_bit_and_ends_with_the_message_of_a_process_that_fail
     monkeypatch.chdir(world)
     monkeypatch.setenv("RECORDS", str(tmp_path))
     monkeypatch.setenv("DIES_AT", "3")
-    monkeypatch.setattr("rlhf_pg.language.launch.START_METHOD", "forkserver")  # to import once
-    set_forkserver_preload(["rlhf_pg.language.train", "transformers.models.llama", "datasets"])
     assert main(["resume", str(part)]) == 2
     errors = capfd.readouterr().err
     assert errors.startswith("rlhf-pg: process 1: ") and errors.count("\n") == 1, errors
@@ -223,7 +228,26 @@ def test_it_resumes_bit_for_bit_and_ends_with_the_message_of_a_process_that_fail
     assert len(read_jsonl(part / "metrics.jsonl")) == 6 and not (part / "policy").exists()
 
 
-def test_a_process_that_is_killed_ends_the_others_and_is_named(monkeypatch):
-    monkeypatch.setattr("rlhf_pg.language.launch.START_METHOD", "forkserver")
-    with pytest.raises(ChildProcessError, match="^process 1 was ended by SIGKILL"):
-        launch(2, killed)
+@pytest.fixture
+def quick(forkserver, monkeypatch):
+    monkeypatch.setattr("rlhf_pg.language.launch.GRACE", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("way", "end", "kind", "message"),
+    [
+        ("together", "killed", ChildProcessError, "^process 1 was ended by SIGKILL .*memory ran"),
+        ("together", "refused", ChildProcessError, "^process 1: no such thing$"),
+        ("apart", "left", ChildProcessError, "^process 1 was ended with code 3$"),
+        ("apart", "broken", RuntimeError, "^process 1 failed:\nTraceback(.|\n)*in broken"),
+        ("apart", "interrupted", KeyboardInterrupt, None),
+    ],
+)
+def test_a_process_that_ends_early_ends_the_others_and_is_named(quick, way, end, kind, message):
+    with pytest.raises(kind, match=message):
+        launch(2, getattr(processes, way), getattr(processes, end))
+
+
+def test_processes_that_stop_after_a_checkpoint_say_how_to_go_on(quick):
+    with pytest.raises(Stopped, match="^continue with: resume 2$"):
+        launch(2, processes.stopped)
