@@ -17,7 +17,8 @@ from torch.testing import assert_close
 
 from rlhf_pg.core.algorithms import ALGORITHMS, LearnerConfig, algorithm
 from rlhf_pg.core.kl import k1
-from rlhf_pg.core.learner import Evaluation, Learner, Rollout
+from rlhf_pg.core.learner import Evaluation, Learner, Rollout, estimate_advantages
+from rlhf_pg.core.losses import value_loss
 from support.core import TablePolicy, policy_of, ragged_rollout
 
 EVERYTHING = LearnerConfig(entropy_coef=0.1, value_clip=0.2, clip=0.2, whiten_advantages=True)
@@ -305,6 +306,17 @@ def test_a_policy_that_is_not_the_one_that_sampled_shows_in_the_first_drift():
     assert metrics["first_ratio_drift"] == pytest.approx(drift)
     assert metrics["update_kl"] == pytest.approx(drift - 0.5)
     assert metrics["clip_fraction"] == 1
+
+
+def test_new_values_are_held_near_those_of_the_rollout():
+    policy, rollout = policy_of(), ragged_rollout()
+    config = LearnerConfig(value_clip=0.1)
+    _, targets = estimate_advantages(rollout, config)
+    new = policy.values[rollout.inputs].detach()
+    held = value_loss(new, targets, rollout.mask, rollout.values, 0.1).item()
+    free = value_loss(new, targets, rollout.mask).item()
+    metrics = Learner(policy, config).update(rollout)
+    assert metrics["value_loss"] == pytest.approx(held) != pytest.approx(free)
 
 
 def test_the_first_drift_is_that_before_any_step():
