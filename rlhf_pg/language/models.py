@@ -175,6 +175,11 @@ def prepare_padding(tokenizer: Any) -> None:
     tokenizer.padding_side = "left"
 
 
+def without_adapters(model: Any) -> Any:
+    """The causal LM inside a LoRA model, whose layers hold the adapters; any other as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def limit_threads(model: torch.nn.Module) -> None:
     """Use one thread for a model under five million parameters, unless OMP_NUM_THREADS is set.
 
