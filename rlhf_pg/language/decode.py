@@ -140,7 +140,8 @@ class Decoder:
             if self.rotary is not None:
                 x = qkv[:, :-heads]
                 half = torch.cat((-x[..., self.size // 2 :], x[..., : self.size // 2]), -1)
-                qkv = torch.cat((x * cos + half * sin, qkv[:, -heads:]), 1)
+                turned = (x * cos + half * sin).to(self.dtype)
+                qkv = torch.cat((turned, qkv[:, -heads:]), 1)
             keys[:, :, t], values[:, :, t] = qkv[:, -2 * heads : -heads], qkv[:, -heads:]
             # Query heads that share a key head are as many queries of it.
             queries = qkv[:, : -2 * heads].view(rows, heads, self.group, self.size)

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from reward_models.files import reward_model_folder
 from reward_models.lora import with_lora
@@ -111,13 +112,15 @@ class LanguagePolicy(nn.Module):
         Some models scale or cap their logits: then None, and all logits are computed as they do.
         """
         lm = models.without_adapters(self.model)
-        head = lm.get_output_embeddings()
+        head = lm.get_output_embeddings() if isinstance(lm, PreTrainedModel) else None
         if not isinstance(head, nn.Linear) or lm.base_model is lm:
             return None
-        token = torch.zeros(1, 1, dtype=torch.long, device=head.weight.device)
+        if head.weight.dtype not in (torch.float32, torch.float64):
+            return None
+        ids = torch.arange(min(4, head.out_features), device=head.weight.device)[None]
+        one = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
         with torch.no_grad():
-            hidden = lm.base_model(input_ids=token, use_cache=False).last_hidden_state
-            logits = lm(input_ids=token, use_cache=False).logits
+            hidden, logits = lm.base_model(**one).last_hidden_state, lm(**one).logits
             return head if torch.allclose(head(hidden), logits, atol=1e-5) else None
 
     def read(self, hidden: Tensor) -> tuple[Tensor, Tensor]:

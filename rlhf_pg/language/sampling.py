@@ -104,15 +104,14 @@ def continue_from(
         lengths[ended] = t + 1
         finished[ended] = True
         going = ~finished[live]
-        if not going.any():
+        if not going.any() or (t + 1 == max_new_tokens and policy.value_head is None):
             break
         # Finished rows cost as much as live ones: drop them once they are an eighth of the batch.
         if decoder.can_drop and going.sum() <= 0.875 * len(live):
             kept = going.nonzero().squeeze(1)
             decoder.keep(kept)
             live, token = live[kept], token[kept]
-        if t < max_new_tokens - 1 or policy.value_head is not None:
-            logp, value = decoder.step(token)
+        logp, value = decoder.step(token)
     else:
         # Rows cut at the limit: V of the state after their last token, for bootstrapping.
         values[live, max_new_tokens] = value

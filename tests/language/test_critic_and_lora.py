@@ -130,7 +130,7 @@ def test_a_critic_is_saved_and_read_back(policy, tmp_path):
     with torch.no_grad():
         one, other = (critic(ids, torch.ones_like(ids), 3) for critic in
                       (policy.separate_critic, again))  # fmt: skip
-    assert torch.equal(one, other)
+    torch.testing.assert_close(one, other)  # a loaded GPT-2 computes its GELU in one operation
     with pytest.raises(ValueError, match="no critic in .*: value_head.safetensors is missing"):
         load_critic(tmp_path)
 
