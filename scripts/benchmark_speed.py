@@ -45,7 +45,9 @@ def main() -> None:
     if options.worker:
         return work(*options.worker, options.threads)
     results = []
-    print("| shape | TRL, s/step | rlhf_pg, s/step | TRL / rlhf_pg |\n|---|---|---|---|", flush=True)
+    print(
+        "| shape | TRL, s/step | rlhf_pg, s/step | TRL / rlhf_pg |\n|---|---|---|---|", flush=True
+    )
     with tempfile.TemporaryDirectory() as folder:
         make_tiny(Path(folder))
         for shape in options.shapes:
@@ -210,9 +212,7 @@ def work_trl(shape: str, model: str, prompts: list[str], rows: int, tokens: int)
     from transformers import AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-    settings, trainer = (
-        (GRPOConfig, GRPOTrainer) if shape == "grpo" else (RLOOConfig, RLOOTrainer)
-    )
+    settings, trainer = (GRPOConfig, GRPOTrainer) if shape == "grpo" else (RLOOConfig, RLOOTrainer)
     adapters = {}
     if shape.startswith("real"):
         from peft import LoraConfig

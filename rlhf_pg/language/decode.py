@@ -73,11 +73,12 @@ class Decoder:
             self.embedding, self.rotary = lm.model.embed_tokens, lm.model.rotary_emb
             self.blocks = [self._llama(block) for block in lm.model.layers]
             self.norm = lm.model.norm
-        rows, heads, self.length, self.size = cache.layers[0].keys.shape
+        layers: list[Any] = cache.layers
+        rows, heads, self.length, self.size = layers[0].keys.shape
         self.group = lm.config.num_attention_heads // heads  # query heads per key head
         shape = (len(self.blocks), 2, rows, heads, self.length + new, self.size)
         self.cache = torch.empty(shape, dtype=self.dtype, device=attention.device)
-        for i, layer in enumerate(cache.layers):
+        for i, layer in enumerate(layers):
             self.cache[i, 0, :, :, : self.length] = layer.keys
             self.cache[i, 1, :, :, : self.length] = layer.values
         # Without padding no mask is needed.
@@ -86,7 +87,8 @@ class Decoder:
 
     def _linear(self, *layers: Any) -> Linear:
         """The layers side by side as one, adapters added, in the computing precision."""
-        weights, biases = [], []
+        weights: list[Tensor] = []
+        biases: list[Any] = []
         for layer in layers:
             base = getattr(layer, "base_layer", layer)
             weight, bias = base.weight, base.bias

@@ -234,7 +234,9 @@ def similar_lengths(lengths: list[int], prompt: int) -> list[list[int]]:
     def split(rows: list[int]) -> list[list[int]]:
         # Cutting before row i saves, for each row before it, the difference of the longest rows.
         longest = lengths[rows[-1]]
-        saving, cut = max((i * (longest - lengths[rows[i - 1]]), i) for i in range(1, len(rows) + 1))
+        saving, cut = max(
+            (i * (longest - lengths[rows[i - 1]]), i) for i in range(1, len(rows) + 1)
+        )
         return [rows] if saving <= GROUP_OVERHEAD else split(rows[:cut]) + split(rows[cut:])
 
     return split(order)

@@ -16,7 +16,7 @@ KEPT = 2**26  # probabilities kept for the backward pass (256 MB); more are comp
 def token_logprobs(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """log pi of `tokens` (N,) and entropies of pi (N,) in nats, pi = softmax(head(h) / temperature).
+    """log pi of `tokens` (N,) and entropies (N,) in nats, pi = softmax(head(hidden) / temperature).
 
     `hidden` is (N, D), `weight` (V, D), `bias` (V,) or None. Computed in float32 at least. Equal to
     log_softmax of all logits up to rounding, with their gradient.

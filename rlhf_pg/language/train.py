@@ -20,7 +20,7 @@ from reward_models.calling import reward_name
 from reward_models.combine import alone
 from reward_models.loading import code_file, load_reward, references
 from reward_models.lora import merged
-from reward_models.pretrained import open_pretrained
+from reward_models.pretrained import limit_threads, open_pretrained
 from reward_models.rules import FILM_NOTES_GOLD
 from reward_models.state import fingerprint, random_state, set_random_state
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
@@ -151,7 +151,7 @@ class Trainer:
         self.reward.gather = self.gather  # running moments count the rows of all processes
         self.gold = load_reward(gold) if gold else None
         model, self.tokenizer = models.load(config.model)
-        models.limit_threads(model)
+        limit_threads(model)
         rows = data.read(config.data, "prompts", tokenizer=self.tokenizer)
         self.data_fingerprint = fingerprint(rows)
         data.check_prompt_lengths(model, self.tokenizer, rows["prompt"], config.max_new_tokens)
