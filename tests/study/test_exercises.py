@@ -212,7 +212,8 @@ def test_a_solution_is_graded_by_the_command(capfd):
     file = solution("gae", MODULES["gae"].gae)
     assert main(["study", "exercise", "gae", file]) == 0
     printed = capfd.readouterr().out
-    assert "7 of 7 checks pass" in printed and "lambda 0\n" in printed and "bias 0.000, cosine 1.000" in printed
+    assert "7 of 7 checks pass" in printed and "bias 0.000, cosine 1.000" in printed
+    assert "TD errors, lambda 0\n" in printed
 
     file = solution("reinforce_loss", MODULES["reinforce_loss"].sign_turned)
     with pytest.raises(SystemExit) as stopped:

@@ -23,15 +23,15 @@ class Exercise(NamedTuple):
 
 
 EXERCISES = {
-    "reinforce_loss": Exercise(3, "the loss whose gradient is REINFORCE's"),
-    "rewards_to_go": Exercise(4, "the discounted return from every step on"),
-    "optimal_baseline": Exercise(5, "the baseline of least variance, in every state"),
-    "gae": Exercise(6, "TD errors, and their sum weighted by lambda"),
-    "value_loss": Exercise(7, "the critic's squared error"),
+    "reinforce_loss": Exercise(2, "the loss whose gradient is REINFORCE's"),
+    "rewards_to_go": Exercise(3, "the discounted return from every step on"),
+    "optimal_baseline": Exercise(4, "the baseline of least variance, in every state"),
+    "gae": Exercise(5, "TD errors, and their sum weighted by lambda"),
+    "value_loss": Exercise(6, "the critic's squared error"),
     "ppo_clip_loss": Exercise(9, "PPO's clipped loss"),
     "bradley_terry_loss": Exercise(10, "the loss of a reward model on pairs"),
     "kl_estimators": Exercise(10, "k1 and k3, two estimates of the KL"),
     "token_rewards": Exercise(10, "the score and the KL penalty as rewards of tokens"),
     "sample_tokens": Exercise(10, "sample completions, with their mask and log-probabilities"),
-    "leave_one_out": Exercise(12, "each score beside the prompt's other samples"),
+    "leave_one_out": Exercise(11, "each score beside the prompt's other samples"),
 }
