@@ -80,6 +80,13 @@ def test_the_library_agrees(name):
         assert all(check["passed"] for check in grade(name, same[name])["checks"])
 
 
+@pytest.mark.parametrize("name", EXERCISES)
+def test_every_check_finds_some_of_the_mistakes(name):
+    module = MODULES[name]
+    for check in module.CHECKS:
+        assert not all(check.run(wrong).passed for wrong in module.WRONG), check.name
+
+
 def test_a_mistake_that_is_none_of_the_usual_ones_is_not_named():
     results = grade("leave_one_out", lambda scores: scores + 7)
     assert results["behaves_like"] == ""
