@@ -90,6 +90,18 @@ def without_values(
     return advantages
 
 
+def without_next_values(
+    rewards: Tensor, values: Tensor, next_values: Tensor, ends: Tensor, gamma: float, lam: float
+) -> Tensor:
+    """V(s_{t+1}) is left out of the TD error"""
+    delta = rewards - values
+    advantages, following = torch.zeros_like(delta), torch.zeros_like(delta[:, 0])
+    for t in reversed(range(delta.shape[1])):
+        following = delta[:, t] + gamma * lam * (1 - ends[:, t]) * following
+        advantages[:, t] = following
+    return advantages
+
+
 def _gradient(function: Function, v: Tensor, lam: float) -> tuple[Tensor, Tensor]:
     """With the critic v (7,)."""
     every = episodes.every_episode()
@@ -109,7 +121,7 @@ def _true_critic(function: Function) -> tuple[Tensor, Tensor]:
 
 WRONG = [
     lambda_ignored, gamma_left_out_of_the_sum, not_cut, truncation_as_end, td_error_alone,
-    without_values,
+    without_values, without_next_values,
 ]  # fmt: skip
 R, V, NEXT = [[0, 0, 1, 0, -0.5]], [[1, 4, -3, -2, -1]], [[4, -3, -2, -1, -1]]
 NEVER = [[0, 0, 0, 0, 0]]
