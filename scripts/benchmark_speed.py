@@ -13,11 +13,15 @@ ppo1s, ppo4s    the same, this project's critic on the policy's trunk (its defau
 film            RLOO on film notes: completions of varying length (needs the demo's base model)
 real, real-bf16 RLOO with LoRA of rank 8 on a 135M model, 32 completions of 24 tokens, K = 4;
                 TRL computes in fp32 in both
+
+`--growth` prints this project's tokens per second as completions become more and longer, and
+`--memory` the greatest memory of two PPO steps of a GPT-2 small (124M, random weights).
 """
 
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -40,10 +44,16 @@ def main() -> None:
     parser.add_argument("--real", help="A real model's folder, for real and real-bf16.")
     parser.add_argument("--no_trl", action="store_true", help="Measure this project alone.")
     parser.add_argument("--output", type=Path, help="Write the results as JSON here too.")
+    parser.add_argument("--growth", action="store_true", help="Tokens per second by size.")
+    parser.add_argument("--memory", action="store_true", help="Memory at GPT-2 small's size.")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)  # library, shape, folder
     options = parser.parse_args()
     if options.worker:
         return work(*options.worker, options.threads)
+    if options.growth:
+        return growth(options.steps)
+    if options.memory:
+        return memory()
     results = []
     print(
         "| shape | TRL, s/step | rlhf_pg, s/step | TRL / rlhf_pg |\n|---|---|---|---|", flush=True
@@ -106,7 +116,7 @@ def line(result: dict) -> str:
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
-def make_tiny(folder: Path) -> None:
+def make_tiny(folder: Path, positions: int = 128) -> None:
     """A random GPT-2 that never samples EOS, its tokenizer, a scalar model, and prompts."""
     import torch
     from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
@@ -116,7 +126,7 @@ def make_tiny(folder: Path) -> None:
     texts = data.read("film-notes", "corpus")["text"]
     tokenizer = models.train_tokenizer(texts, "bpe", 1024)
     config = GPT2Config(
-        n_layer=4, n_embd=128, n_head=4, n_positions=128, vocab_size=1024,
+        n_layer=4, n_embd=128, n_head=4, n_positions=positions, vocab_size=1024,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
@@ -151,6 +161,8 @@ def work(library: str, shape: str, model: str, threads: int) -> None:
     """Take a step for every line on standard input and print its seconds."""
     import torch
 
+    if library == "memory":
+        return work_memory(shape)
     torch.set_num_threads(threads)
     tiny = shape in S
     prompts_file = f"{model}/prompts.jsonl" if tiny else "film-notes"
@@ -188,6 +200,70 @@ def work_ours(shape: str, model: str, prompts: str, rows: int, tokens: int) -> N
         began = wait()
         trainer.step()
         print(f"seconds {time.perf_counter() - began}", flush=True)
+
+
+def growth(steps: int) -> None:
+    """Print tokens per second of the tiny model, by the number and the length of completions."""
+    import torch
+
+    from rlhf_pg.language.config import TrainConfig
+    from rlhf_pg.language.train import Trainer
+
+    torch.set_num_threads(1)
+    print("| completions | tokens each | s/step | tokens/s |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        make_tiny(Path(folder), positions=512)
+        for rows, tokens in [(2**n, 32) for n in range(5, 10)] + [(64, 2**n) for n in range(4, 9)]:
+            config = TrainConfig(
+                algorithm="rloo", model=folder, data=f"{folder}/prompts.jsonl", rows=rows,
+                max_new_tokens=tokens, reward=f"{__file__}:reward", kl_coef=0.05,
+            )  # fmt: skip
+            trainer, seconds = Trainer(config, reward), []
+            for _ in range(steps + 1):
+                began = time.perf_counter()
+                trainer.step()
+                seconds.append(time.perf_counter() - began)
+            median = statistics.median(seconds[1:])
+            print(
+                f"| {rows} | {tokens} | {median:.3f} | {rows * tokens / median:,.0f} |", flush=True
+            )
+
+
+def memory() -> None:
+    """Print peak memory and seconds of two PPO steps, 8 rows of 8 + 256 tokens, one minibatch."""
+    print("| critic | peak, GB | s/step |\n|---|---|---|")
+    for critic in ("separate", "shared"):
+        command = [sys.executable, __file__, "--worker", "memory", critic, "gpt2"]
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        print(out.strip().splitlines()[-1], flush=True)
+
+
+def work_memory(critic: str) -> None:
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from rlhf_pg.language import models
+    from rlhf_pg.language.config import TrainConfig
+    from rlhf_pg.language.train import Trainer
+
+    with tempfile.TemporaryDirectory() as folder:
+        make_tiny(Path(folder))  # for its tokenizer and prompts
+        tokenizer = models.load(folder)[1]
+        torch.manual_seed(0)
+        ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        models.save(Path(folder), GPT2LMHeadModel(GPT2Config(bos_token_id=None, **ids)), tokenizer)
+        config = TrainConfig(
+            algorithm="ppo", model=folder, data=f"{folder}/prompts.jsonl", rows=8, critic=critic,
+            max_new_tokens=256, reward=f"{__file__}:reward", kl_coef=0.05,
+        )  # fmt: skip
+        config.learner.lr, config.learner.epochs, config.learner.minibatches = 1e-5, 1, 1
+        trainer, seconds = Trainer(config, reward), []
+        for _ in range(2):
+            began = time.perf_counter()
+            trainer.step()
+            seconds.append(time.perf_counter() - began)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"| {critic} | {peak:.1f} | {min(seconds):.0f} |")
 
 
 def callback():
