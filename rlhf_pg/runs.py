@@ -78,6 +78,8 @@ METRICS: dict[str, str] = {
     "explained_variance": "1 - Var(target - V) / Var(target): 1 is perfect, below 0 V is harmful",
     "learning_rate": "Adam's learning rate in this update",
     "gradient_steps": "optimiser steps in this update",
+    "skipped_steps": "steps of this update that were not taken, since the gradient was NaN or "
+    "infinite",
     # control: score and length are those of the episodes that ended in the iteration
     "steps": "environment steps learned from so far, resets not counted",
     "training_seconds": "time spent collecting and learning, without evaluation",
@@ -136,8 +138,11 @@ class Run:
     def __init__(self, path: Path, lock: int | None = None, seconds: float = 0.0) -> None:
         self.path = path
         self.started = time.monotonic() - seconds  # `seconds` were spent before a resume
-        if lock is not None:  # a later run of this process may then open the folder
-            weakref.finalize(self, os.close, lock)
+        if lock is not None:
+            # A later run of this process may then open the folder. A process that a reward forks
+            # must not hold the lock after this one has ended.
+            release = weakref.finalize(self, os.close, lock)
+            os.register_at_fork(after_in_child=release)
 
     @classmethod
     def create(cls, output: str | Path | None, name: str, config: Any) -> "Run":
@@ -206,8 +211,7 @@ class Run:
 
         Raises FileNotFoundError if the run's folder was removed meanwhile.
         """
-        if not (self.path / "config.yaml").is_file():
-            raise FileNotFoundError(f"the run's folder {self.path} was removed while it ran")
+        check_is_there(self.path)
         with saved_whole(self.path / name) as folder:
             yield folder
 
@@ -227,9 +231,16 @@ class Run:
         self._append("tokens.jsonl", episodes)
 
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        check_is_there(self.path)
         with open(self.path / name, "a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def check_is_there(run: Path) -> None:
+    """Raise FileNotFoundError if a run's folder was removed."""
+    if not (run / "config.yaml").is_file():
+        raise FileNotFoundError(f"the run's folder {run} was removed while it ran")
 
 
 @contextmanager

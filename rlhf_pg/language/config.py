@@ -79,6 +79,9 @@ class TrainConfig(Options):
     bf16: bool = False
     """Compute in bfloat16 where the device supports it. Sampling and scoring then differ in the
     third digit (see first_ratio_drift)."""
+    reward_timeout: float | None = option(None, above=0)
+    """End the run if scoring a rollout takes longer than this many seconds, usually 60 to 600; the
+    last checkpoint stays. By default it may take any time."""
     samples_every: int = option(10, at_least=1)
     """Iterations between entries of samples.jsonl and tokens.jsonl."""
     samples_kept: int = option(4, at_least=0)

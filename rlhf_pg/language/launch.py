@@ -16,6 +16,7 @@ import torch
 from torch import multiprocessing
 
 from rlhf_pg.checkpoint import Stopped
+from rlhf_pg.memory import out_of_memory
 from rlhf_pg.progress import plain
 
 
@@ -85,6 +86,12 @@ def _process(
     except (ValueError, OSError, FloatingPointError) as error:
         line = " ".join(str(error).split()) or type(error).__name__
         print(f"rlhf-pg: process {rank}: {plain(line)}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        message = out_of_memory(error, "train")
+        if message is None:
+            raise
+        print(f"rlhf-pg: process {rank}: {plain(message)}", file=sys.stderr)
         sys.exit(2)
     finally:
         if torch.distributed.is_initialized():
