@@ -25,7 +25,7 @@ import shutil
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,7 @@ class Run:
             _check_free(path)  # before a file is put there
         lock = _lock(path)
         run = cls(path, lock)
+        _remove_unfinished(path)
         _check_free(path)
         values = asdict(config) if is_dataclass(config) else dict(config)  # type: ignore[arg-type]
         values.pop("output", None)  # repeating a run makes a new folder
@@ -176,6 +177,7 @@ class Run:
         Raises ValueError if another process is writing to it.
         """
         lock = _lock(path)
+        _remove_unfinished(path)
         for file in path.glob("*.jsonl"):
             if (length := state["bytes"].get(file.name, 0)) < file.stat().st_size:
                 os.truncate(file, length)
@@ -281,6 +283,18 @@ def _lock(path: Path) -> int | None:
             f"another process is writing to {path}; choose another --output"
         ) from error
     return descriptor
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Remove what a killed process had not finished to write to a run's folder (saved_whole)."""
+    if not (path / "config.yaml").is_file():
+        return  # no run's
+    for name in ("initial", "reference", "best", "policy", "reward_model", "checkpoints/[0-9]*"):
+        parent, _, last = name.rpartition("/")
+        for left in (path / parent).glob(f".{last}-????????"):
+            shutil.rmtree(left, ignore_errors=True)
+    with suppress(OSError):  # there are some
+        (path / "checkpoints").rmdir()
 
 
 def _check_free(path: Path) -> None:

@@ -5,7 +5,6 @@ times at random moments.
 """
 
 import ctypes
-import json
 import os
 import resource
 import shutil
@@ -30,97 +29,6 @@ from support.runs import Forked, content, forked, make_world
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="faults are tried in forked runs")
 
-# At its fifth call a reward does once what its name says: in iteration 3, after a checkpoint of 2.
-REWARDS = """
-import asyncio, os, resource, shutil, signal, sys, time
-import torch
-
-calls = []
-
-def fifth():
-    calls.append(1)
-    if len(calls) != 5 or os.path.exists("happened"):
-        return False
-    open("happened", "w").close()
-    return True
-
-def plain(completions, **columns):
-    return [float(len(text)) for text in completions]
-
-def raises(completions, **columns):
-    return [1 / (0 if fifth() else 1)] * len(completions)
-
-def hangs(completions, **columns):
-    while fifth() or not calls:
-        calls.clear()
-        try:
-            time.sleep(60)
-        except Exception:
-            pass
-    return plain(completions)
-
-def exits(completions, **columns):
-    if fifth():
-        sys.exit(0)
-    return plain(completions)
-
-def cancels(completions, **columns):
-    if fifth():
-        raise asyncio.CancelledError
-    return plain(completions)
-
-def forks(completions, **columns):
-    if fifth():
-        os.fork()
-    return plain(completions)
-
-def leaves_a_process(completions, **columns):
-    if fifth():
-        if (child := os.fork()) == 0:
-            time.sleep(60)
-            os._exit(0)
-        open("child", "w").write(str(child))
-        os.kill(os.getpid(), signal.SIGKILL)
-    return plain(completions)
-
-def changes_settings(completions, **columns):
-    torch.set_default_dtype(torch.float64)
-    torch.set_default_device("meta")
-    torch.set_grad_enabled(False)
-    torch.use_deterministic_algorithms(True)
-    torch.set_num_threads(2)
-    os.chdir("/")
-    return plain(completions)
-
-def edits(prompts, completions, tags, **columns):
-    scores = plain(completions)
-    prompts[:] = ["edited"] * len(prompts)
-    completions.clear()
-    for tag in tags:
-        tag["words"].append("edited")
-        tag.clear()
-    columns["finished"].reverse()
-    return scores
-
-def removes_the_run(completions, **columns):
-    if fifth():
-        shutil.rmtree("run")
-    return plain(completions)
-
-def makes_it_read_only(completions, **columns):
-    if fifth():
-        for folder in ("run", "run/checkpoints"):
-            os.chmod(folder, 0o555)
-        for file in os.listdir("run"):
-            if file.endswith(".jsonl"):
-                os.chmod(f"run/{file}", 0o444)
-    return plain(completions)
-
-def fills_the_disk(completions, **columns):
-    if fifth():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
-    return plain(completions)
-"""
 TRAIN = (
     "train --model base --data prompts.jsonl --rows 8 --max_new_tokens 4 --samples_every 1 "
     "--algorithm a2c --iterations 5 --checkpoint_every 2 --device cpu --reward rewards.py:"
@@ -130,10 +38,6 @@ TRAIN = (
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = make_world(tmp_path_factory.mktemp("world"))
-    (folder / "rewards.py").write_text(REWARDS)
-    rows = [json.loads(line) for line in (folder / "prompts.jsonl").read_text().splitlines()]
-    lines = (json.dumps(row | {"tags": {"words": ["a"]}}) + "\n" for row in rows)
-    (folder / "prompts.jsonl").write_text("".join(lines))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(words("plain", "whole")) == 0  # in this process: forked ones import nothing

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,11 +23,13 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def make_world(folder):
-    """base/, prompts.jsonl, pairs.jsonl and corpus.jsonl for commands that run in `folder`."""
+    """base/, prompts.jsonl, pairs.jsonl, corpus.jsonl and rewards.py (support/faulty_rewards.py)
+    for commands that run in `folder`."""
+    shutil.copy(Path(__file__).with_name("faulty_rewards.py"), folder / "rewards.py")
     tokenizer = models.train_tokenizer(TEXTS, "word")
     models.save(folder / "base", tiny_lm("llama", tokenizer, spread=0.1), tokenizer)
     rows = {
-        "prompts": [{"prompt": text.split()[0]} for text in TEXTS],
+        "prompts": [{"prompt": text.split()[0], "tags": {"words": ["a"]}} for text in TEXTS],
         "corpus": [{"text": text} for text in TEXTS * 30],
         "pairs": [
             {"prompt": a.split()[0], "chosen": " " + b, "rejected": " " + a + " " + b}
