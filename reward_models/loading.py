@@ -28,6 +28,7 @@ from reward_models import RewardError
 from reward_models.calling import Reward, check_scores, reward_name, suggest
 from reward_models.combine import Clip, Composed, Ensemble, Normalise, WeightedSum
 from reward_models.files import reward_model_folder
+from reward_models.guard import guarded
 from reward_models.rules import RULES, make_rule
 
 __all__ = ["RewardError", "check_scores", "load_reward"]
@@ -284,7 +285,8 @@ def _import_module(source: str) -> Any:
 def _run(load: Callable[[], Any], source: str) -> Any:
     """Import a user's code; an exception becomes a RewardError of one line that names the file."""
     try:
-        return load()
+        with guarded(source):
+            return load()
     except (Exception, SystemExit) as error:
         hint = suggest(source, RULES) if isinstance(error, ModuleNotFoundError) else ""
         raise RewardError(

@@ -224,6 +224,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         line = " ".join(str(error).split()) or type(error).__name__
         print(f"rlhf-pg: {plain(line)}", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        from rlhf_pg.memory import out_of_memory
+
+        message = out_of_memory(error, arguments[0])
+        if debug or message is None:
+            raise
+        print(f"rlhf-pg: {message}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as stopped:
         if debug:
             raise

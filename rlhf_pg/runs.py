@@ -25,7 +25,7 @@ import shutil
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,8 @@ METRICS: dict[str, str] = {
     "explained_variance": "1 - Var(target - V) / Var(target): 1 is perfect, below 0 V is harmful",
     "learning_rate": "Adam's learning rate in this update",
     "gradient_steps": "optimiser steps in this update",
+    "skipped_steps": "steps of this update that were not taken, since the gradient was NaN or "
+    "infinite",
     # control: score and length are those of the episodes that ended in the iteration
     "steps": "environment steps learned from so far, resets not counted",
     "training_seconds": "time spent collecting and learning, without evaluation",
@@ -137,8 +139,11 @@ class Run:
     def __init__(self, path: Path, lock: int | None = None, seconds: float = 0.0) -> None:
         self.path = path
         self.started = time.monotonic() - seconds  # `seconds` were spent before a resume
-        if lock is not None:  # a later run of this process may then open the folder
-            weakref.finalize(self, os.close, lock)
+        if lock is not None:
+            # A later run of this process may then open the folder. A process that a reward forks
+            # must not hold the lock after this one has ended.
+            release = weakref.finalize(self, os.close, lock)
+            os.register_at_fork(after_in_child=release)
 
     @classmethod
     def create(cls, output: str | Path | None, name: str, config: Any) -> "Run":
@@ -158,6 +163,7 @@ class Run:
             _check_free(path)  # before a file is put there
         lock = _lock(path)
         run = cls(path, lock)
+        _remove_unfinished(path)
         _check_free(path)
         values = asdict(config) if is_dataclass(config) else dict(config)  # type: ignore[arg-type]
         values.pop("output", None)  # repeating a run makes a new folder
@@ -172,6 +178,7 @@ class Run:
         Raises ValueError if another process is writing to it.
         """
         lock = _lock(path)
+        _remove_unfinished(path)
         for file in path.glob("*.jsonl"):
             if (length := state["bytes"].get(file.name, 0)) < file.stat().st_size:
                 os.truncate(file, length)
@@ -207,8 +214,7 @@ class Run:
 
         Raises FileNotFoundError if the run's folder was removed meanwhile.
         """
-        if not (self.path / "config.yaml").is_file():
-            raise FileNotFoundError(f"the run's folder {self.path} was removed while it ran")
+        check_is_there(self.path)
         with saved_whole(self.path / name) as folder:
             yield folder
 
@@ -228,9 +234,16 @@ class Run:
         self._append("tokens.jsonl", episodes)
 
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        check_is_there(self.path)
         with open(self.path / name, "a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def check_is_there(run: Path) -> None:
+    """Raise FileNotFoundError if a run's folder was removed."""
+    if not (run / "config.yaml").is_file():
+        raise FileNotFoundError(f"the run's folder {run} was removed while it ran")
 
 
 @contextmanager
@@ -271,6 +284,18 @@ def _lock(path: Path) -> int | None:
             f"another process is writing to {path}; choose another --output"
         ) from error
     return descriptor
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Remove what a killed process had not finished to write to a run's folder (saved_whole)."""
+    if not (path / "config.yaml").is_file():
+        return  # no run's
+    for name in ("initial", "reference", "best", "policy", "reward_model", "checkpoints/[0-9]*"):
+        parent, _, last = name.rpartition("/")
+        for left in (path / parent).glob(f".{last}-????????"):
+            shutil.rmtree(left, ignore_errors=True)
+    with suppress(OSError):  # there are some
+        (path / "checkpoints").rmdir()
 
 
 def _check_free(path: Path) -> None:

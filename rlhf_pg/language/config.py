@@ -81,6 +81,9 @@ class TrainConfig(Options):
     in float32. Sampling and scoring then round differently, by up to 0.2 nats per token on a 135M
     model, so log-probabilities are computed again by the forward pass that trains; sampling_gap in
     the log is their mean difference."""
+    reward_timeout: float | None = option(None, above=0)
+    """End the run if scoring a rollout takes longer than this many seconds, usually 60 to 600; the
+    last checkpoint stays. By default it may take any time."""
     samples_every: int = option(10, at_least=1)
     """Iterations between entries of samples.jsonl and tokens.jsonl."""
     samples_kept: int = option(4, at_least=0)

