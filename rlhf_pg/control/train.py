@@ -122,7 +122,8 @@ def learn(
 ) -> "Outcome":
     """Train from `state` to the threshold or the end of the steps, then close it.
 
-    `log` is called with the metrics of every iteration, and may add to them; then `after`.
+    `log` is called with the metrics of every iteration, and may add to them; then `after`. Without
+    `log`, the outcome has them.
     """
     config, trainer = state.config, state.trainer
     lines: list[dict[str, float]] = []
@@ -142,7 +143,8 @@ def learn(
             # Log.
             if log:
                 log(metrics)
-            lines.append(metrics)
+            else:
+                lines.append(metrics)
             # A checkpoint, if one is due.
             if after:
                 after()
