@@ -216,6 +216,18 @@ class RewardConfig(Options):
     """Held-out pairs. Defaults to a share of the data (film-notes has its own)."""
     model: str = "runs/base"
     """Language model to start from: a run, a folder, or a hub name."""
+    lora_rank: int | None = option(None, at_least=1)
+    """Train LoRA adapters of this rank and the head instead of all weights, usually 8 to 64 (extra:
+    peft). They are merged into the saved model."""
+    freeze_trunk: bool = False
+    """Train the head alone."""
+    bf16: bool = False
+    """Train in bfloat16 where the device supports it; the trained model scores in fp32."""
+    max_length: int | None = option(None, at_least=1)
+    """Maximum length of a text in tokens, usually 256 to 2,048; longer ones lose the beginning of
+    their prompt. Defaults to the model's context."""
+    device: Device = "auto"
+    """"auto" uses an accelerator if there is one; "cpu" does not."""
     curve: list[int] | None = option(None, at_least=1)
     """Also train new models on these numbers of pairs and report their accuracy: '[500, 1000]'."""
     checkpoint_every: int | None = option(None, at_least=0)

@@ -100,12 +100,8 @@ def load(name: str) -> tuple[torch.nn.Module, Any]:
 
     Raises ValueError, with the remedy, if there is no such model.
     """
-    if name.startswith("runs/") and not Path(name).exists():
-        raise ValueError(f"no run at {name}; `rlhf-pg finetune` and `rlhf-pg train` make runs")
-    source = model_folder(name)
-    tokenizer = open_pretrained(AutoTokenizer, source, wanted="causal language model")
-    model = open_pretrained(AutoModelForCausalLM, source, dtype=torch.float32)
-    prepare_padding(tokenizer)
+    tokenizer = load_tokenizer(name)
+    model = open_pretrained(AutoModelForCausalLM, model_folder(name), dtype=torch.float32)
     if "past_key_values" not in inspect.signature(model.forward).parameters:
         raise ValueError(
             f"{name}: {type(model).__name__} has no key-value cache; use a decoder-only transformer"
@@ -117,6 +113,15 @@ def load(name: str) -> tuple[torch.nn.Module, Any]:
             "save the tokenizer that the model was trained with beside it"
         )
     return model.eval(), tokenizer
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a causal LM's folder, run or hub name, padding on the left."""
+    if name.startswith("runs/") and not Path(name).exists():
+        raise ValueError(f"no run at {name}; `rlhf-pg finetune` and `rlhf-pg train` make runs")
+    tokenizer = open_pretrained(AutoTokenizer, model_folder(name), wanted="causal language model")
+    prepare_padding(tokenizer)
+    return tokenizer
 
 
 def check_same_vocabulary(tokenizer: Any, other: Any, what: str) -> None:
