@@ -28,8 +28,8 @@ class PreferenceConfig:
     evaluate_every: int | None = field(default=None, metadata={"at_least": 0})
     """Steps between measurements of the held-out loss; the weights of the least one are kept.
     Defaults to a tenth of the steps; 0 measures none and keeps the last weights."""
-    patience: int = field(default=3, metadata={"at_least": 1})
-    """Stop after so many measurements without a lower held-out loss, usually 2 to 5."""
+    patience: int = field(default=5, metadata={"at_least": 1})
+    """Stop after so many measurements without a lower held-out loss, usually 3 to 10."""
     margin: float = field(default=0.0, metadata={"at_least": 0})
     """Score difference required of every pair, usually 0 to 1; a column `margin` overrides it."""
     centring: float = field(default=0.0, metadata={"at_least": 0})

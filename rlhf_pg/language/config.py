@@ -189,7 +189,7 @@ class FinetuneConfig(Options):
     heads: int = option(4, at_least=1)
     """Attention heads of a new model; they divide the width."""
     context: int = option(128, at_least=2)
-    """Context length of a new model in tokens; longer texts are cut."""
+    """Context length of a new model in tokens; longer texts are trained on in pieces."""
     epochs: int = option(3, at_least=1, at_most=1000)
     """Passes over the text, usually 1 to 10."""
     batch_size: int = option(16, at_least=1)
