@@ -81,23 +81,26 @@ def check_pairs(pairs: Sequence[Pair]) -> None:
     if not pairs:
         raise RewardError("no preference pairs; give rows with prompt, chosen, rejected")
     for row, pair in enumerate(pairs):
-        for column in ("prompt", "chosen", "rejected"):
-            if not isinstance(pair.get(column), str):
-                raise RewardError(
-                    f"preference pair {row} has no text in column {column!r} (its columns: "
-                    f"{', '.join(map(str, pair))}); a pair has prompt, chosen, rejected"
-                )
-        margin = pair.get("margin")
-        number = isinstance(margin, int | float) and not isinstance(margin, bool)
-        if margin is not None and not (number and math.isfinite(margin)):
-            raise RewardError(
-                f"preference pair {row} has the margin {margin!r}; it must be a finite number"
+        if problem := pair_problem(pair):
+            raise RewardError(f"preference pair {row}: {problem}")
+
+
+def pair_problem(pair: Pair) -> str | None:
+    """What is wrong with a pair, or None if it can be learned from."""
+    for column in ("prompt", "chosen", "rejected"):
+        if not isinstance(pair.get(column), str):
+            return (
+                f"no text in column {column!r} (its columns: {', '.join(map(str, pair))}); a pair "
+                "has prompt, chosen, rejected"
             )
-        for column in ("chosen_finished", "rejected_finished"):
-            if not isinstance(pair.get(column), bool | None):
-                raise RewardError(
-                    f"preference pair {row}: {column} is {pair[column]!r}; it must be true or false"
-                )
+    margin = pair.get("margin")
+    number = isinstance(margin, int | float) and not isinstance(margin, bool)
+    if margin is not None and not (number and math.isfinite(margin)):
+        return f"the margin is {margin!r}; it must be a finite number"
+    for column in ("chosen_finished", "rejected_finished"):
+        if not isinstance(pair.get(column), bool | None):
+            return f"{column} is {pair[column]!r}; it must be true or false"
+    return None
 
 
 def without_equal(pairs: Sequence[Pair]) -> list[Pair]:

@@ -97,7 +97,7 @@ COMMANDS: dict[str, Command] = {
     "data show": Command(
         "show how a data source is read: its form, counts, lengths and three rows",
         f"{LANGUAGE}.config:DataShowConfig",
-        f"{LANGUAGE}.data:show",
+        f"{LANGUAGE}.data_show:show",
         positional="path",
         positional_help='A file, a folder, a hub name, or "film-notes".',
     ),

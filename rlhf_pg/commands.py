@@ -9,12 +9,11 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
-from reward_models import RewardError
 from reward_models.config import PreferenceConfig
 from reward_models.files import saved_text
 from reward_models.held_out import split
 from reward_models.loading import load_reward
-from reward_models.preference import check_pairs, learning_curve, steps_of, without_equal
+from reward_models.preference import learning_curve, pair_problem, steps_of, without_equal
 from reward_models.preference import train as train_reward_model
 from reward_models.reward_model import RewardModel
 from reward_models.rules import FILM_NOTES_GOLD
@@ -85,10 +84,10 @@ def _untrained(config: RewardConfig) -> RewardModel:
 
 def _read_pairs(config: RewardConfig, tokenizer: Any) -> tuple[list[Any], list[Any]]:
     """Training pairs and held-out pairs."""
-    pairs = _pairs(config.data, "train", tokenizer)
+    pairs = _pairs(config.data, "train", tokenizer, config.columns)
     test = config.test or (FILM_NOTES if config.data == FILM_NOTES else None)
     if test:
-        return pairs, _pairs(test, "test", tokenizer)
+        return pairs, _pairs(test, "test", tokenizer, config.columns)
     if not int(len(pairs) * config.learner.held_out):
         raise ValueError(f"{len(pairs)} pairs are too few to hold some out; give --test too")
     train, held_out, apart = split(pairs, config.learner.held_out, config.learner.seed)
@@ -99,14 +98,15 @@ def _read_pairs(config: RewardConfig, tokenizer: Any) -> tuple[list[Any], list[A
     return train, held_out
 
 
-def _pairs(source: str, split: Literal["train", "test"], tokenizer: Any) -> list[Any]:
+def _pairs(
+    source: str, split: Literal["train", "test"], tokenizer: Any, columns: str | None = None
+) -> list[Any]:
     """The pairs of a source whose completions differ; how many do not is printed."""
-    rows = data.read(source, "preferences", split, tokenizer)
+    rows = data.read(source, "preferences", split, tokenizer, columns)
     pairs = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
-    try:
-        check_pairs(pairs)
-    except RewardError as error:
-        raise ValueError(f"{source}: {error}") from error
+    for row, pair in enumerate(pairs):
+        if problem := pair_problem(pair):
+            raise ValueError(f"{data.place(source, row)}: {problem}")
     kept = without_equal(pairs)
     if not kept:
         raise ValueError(f"{source}: chosen equals rejected in every pair; nothing can be learned")
@@ -216,7 +216,7 @@ def sample(config: SampleConfig) -> None:
 def _prompts(config: SampleConfig, tokenizer: Any) -> data.Rows:
     """Prompts with their columns."""
     if config.prompt is None:
-        rows = data.read(config.data, "prompts", "test", tokenizer)
+        rows = data.read(config.data, "prompts", "test", tokenizer, config.columns)
         count = len(rows["prompt"])
         chosen = range(0, count, max(1, count // config.count))[: config.count]
         return data.repeated(rows, chosen)

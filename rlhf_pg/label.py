@@ -259,7 +259,8 @@ def make_pairs(config: LabelConfig, reward: Reward | None, skip: int = 0) -> lis
     models.limit_threads(model)
     device = Accelerator(cpu=config.device == "cpu").device
     policy = LanguagePolicy(model, config.temperature, "none").to(device)
-    columns = data.spread(data.read(config.data, "prompts", tokenizer=tokenizer), config.count)
+    prompts = data.read(config.data, "prompts", tokenizer=tokenizer, columns=config.columns)
+    columns = data.spread(prompts, config.count)
     data.check_prompt_lengths(model, tokenizer, columns["prompt"], config.max_new_tokens)
     rows = min(32, len(columns["prompt"])) * config.samples_per_prompt
     check_rows_fit(model, rows, config.max_new_tokens, "--samples_per_prompt", device)

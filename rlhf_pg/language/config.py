@@ -34,8 +34,10 @@ class TrainConfig(Options):
     """Reward to maximise: a rule's name, file.py:function, a folder with a reward model, a hub name
     of a classifier (name#label), or a weighted sum of them: "runs/reward + 0.1*length"."""
     data: str = FILM_NOTES
-    """Prompts: a file, folder or hub name with a `prompt` column; other columns reach the
-    reward."""
+    """Prompts: a file, folder or hub name with a `prompt` column, a file of pairs or of
+    conversations, or a txt file with a prompt a line; other columns reach the reward."""
+    columns: str | None = None
+    """Columns of the data that have other names here: "prompt=question,chosen=better"."""
     gold: str | None = None
     """Second reward, logged and never trained on; film-notes has its own."""
     reference: str | None = None
@@ -173,6 +175,8 @@ class FinetuneConfig(Options):
 
     data: str = FILM_NOTES
     """Text: a file, folder or hub name with a `text` column, or `prompt` and `completion`."""
+    columns: str | None = None
+    """Columns of the data that have other names here: "prompt=question,chosen=better"."""
     test: str | None = None
     """Held-out text. Defaults to the last 5 % of the data (film-notes has its own)."""
     model: str | None = None
@@ -211,7 +215,10 @@ class RewardConfig(Options):
     """Train a Bradley-Terry reward model on preference pairs."""
 
     data: str = FILM_NOTES
-    """Pairs: a file, folder or hub name with `prompt`, `chosen` and `rejected`."""
+    """Pairs: a file, folder or hub name with `prompt`, `chosen` and `rejected`; or completions with
+    a `label` that is true or false."""
+    columns: str | None = None
+    """Columns of the data that have other names here: "prompt=question,chosen=better"."""
     test: str | None = None
     """Held-out pairs. Defaults to a share of the data (film-notes has its own)."""
     model: str = "runs/base"
@@ -249,6 +256,8 @@ class SampleConfig(Options):
     """A prompt, or a list of prompts: '["one", "two"]'. Defaults to prompts of the data."""
     data: str = FILM_NOTES
     """Source of the prompts: a file, folder or hub name with a `prompt` column."""
+    columns: str | None = None
+    """Columns of the data that have other names here: "prompt=question,chosen=better"."""
     reward: str | None = None
     """Score each completion with this reward; film-notes completions get their gold score."""
     count: int = option(5, at_least=1)
@@ -279,6 +288,8 @@ class EvaluateConfig(Options):
     """A second reward. Defaults to the run's own; film-notes has one."""
     data: str | None = None
     """Prompts. Defaults to the run's (film-notes: the test prompts, not the training ones)."""
+    columns: str | None = None
+    """Columns of the data that have other names here: "prompt=question,chosen=better"."""
     prompts: int = option(100, at_least=1)
     """Maximum number of prompts, spread over the data; usually 50 to 500."""
     samples_per_prompt: int = option(4, at_least=1)
@@ -317,6 +328,8 @@ class FrontierConfig(Options):
     """A second reward that is only measured; film-notes has its own."""
     data: str = FILM_NOTES
     """Prompts: a file, folder or hub name with a `prompt` column."""
+    columns: str | None = None
+    """Columns of the data that have other names here: "prompt=question,chosen=better"."""
     iterations: int = option(60, at_least=1)
     """Rollouts of each run, usually 50 to 200."""
     rows: int = option(64, at_least=1)
@@ -354,6 +367,8 @@ class LabelConfig(Options):
     first, and its agreement with you is reported. By default pairs are random."""
     data: str = FILM_NOTES
     """Prompts: a file, folder or hub name with a `prompt` column."""
+    columns: str | None = None
+    """Columns of the data that have other names here: "prompt=question,chosen=better"."""
     count: int = option(50, at_least=1)
     """Pairs to judge in this session, usually 20 to 200."""
     samples_per_prompt: int = option(4, at_least=2)
@@ -376,6 +391,8 @@ class DataShowConfig(Options):
 
     path: str = FILM_NOTES
     """A file, a folder, a hub name, or "film-notes"."""
+    columns: str | None = None
+    """Columns of the data that have other names here: "prompt=question,chosen=better"."""
     model: str | None = None
     """Count tokens with this model's tokenizer, and format messages with its chat template. By
     default words are counted."""

@@ -376,7 +376,7 @@ def open_bench(
     device = Accelerator(cpu=config.device == "cpu").device
     model, tokenizer = models.load(config.model)
     models.limit_threads(model)
-    columns = data.read(config.data, "prompts", "test", tokenizer)
+    columns = data.read(config.data, "prompts", "test", tokenizer, config.columns)
     columns = data.spread(columns, config.prompts)
     data.check_prompt_lengths(model, tokenizer, columns["prompt"], config.max_new_tokens)
     samples = max(config.samples_per_prompt, _pool_size(config.best_of, columns))

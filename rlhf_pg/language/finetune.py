@@ -99,9 +99,9 @@ def _check(config: FinetuneConfig) -> None:
 
 def read_corpus(config: FinetuneConfig, tokenizer: Any = None) -> tuple[list[str], list[str]]:
     """Training texts and held-out texts; `tokenizer` formats lists of messages."""
-    train = data.read(config.data, "corpus", tokenizer=tokenizer)
+    train = data.read(config.data, "corpus", "train", tokenizer, config.columns)
     if config.test is not None:
-        test = data.read(config.test, "corpus", "test", tokenizer)
+        test = data.read(config.test, "corpus", "test", tokenizer, config.columns)
     elif config.data == FILM_NOTES:
         test = data.read(FILM_NOTES, "corpus", "test")
     else:

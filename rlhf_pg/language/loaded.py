@@ -79,7 +79,9 @@ class LoadedRun:
     def prompts(self) -> data.Rows:
         """The prompts it was trained on, with the data's other columns."""
         self._check("data")
-        return data.read(self.config.data, "prompts", tokenizer=self.tokenizer)
+        return data.read(
+            self.config.data, "prompts", tokenizer=self.tokenizer, columns=self.config.columns
+        )
 
     @cached_property
     def kl_coef(self) -> float:

@@ -152,7 +152,7 @@ class Trainer:
         self.gold = load_reward(gold) if gold else None
         model, self.tokenizer = models.load(config.model)
         models.limit_threads(model)
-        rows = data.read(config.data, "prompts", tokenizer=self.tokenizer)
+        rows = data.read(config.data, "prompts", "train", self.tokenizer, config.columns)
         self.data_fingerprint = fingerprint(rows)
         data.check_prompt_lengths(model, self.tokenizer, rows["prompt"], config.max_new_tokens)
         share, device = config.rows // processes, self.accelerator.device

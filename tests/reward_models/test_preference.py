@@ -180,7 +180,7 @@ def test_the_learning_curve_rises_and_leaves_the_model_untrained():
     ("rows", "says"),
     [
         ([], "no preference pairs"),
-        ([{"prompt": "a", "chosen": "b"}], "pair 0 has no text in column 'rejected'"),
+        ([{"prompt": "a", "chosen": "b"}], "pair 0: no text in column 'rejected'"),
         ([{"prompt": "a", "chosen": "b", "rejected": None}], r"columns: prompt, chosen, rejected"),
     ],
 )
