@@ -9,6 +9,7 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
+from reward_models import RewardError
 from reward_models.config import PreferenceConfig
 from reward_models.files import saved_text
 from reward_models.held_out import split
@@ -21,6 +22,7 @@ from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
 from rlhf_pg.core.options import made_from
 from rlhf_pg.language import data, models
 from rlhf_pg.language.config import FILM_NOTES, RewardConfig, SampleConfig
+from rlhf_pg.language.loaded import with_run_options
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.sampling import check_rows_fit
 from rlhf_pg.language.sampling import sample as sample_completions
@@ -184,7 +186,9 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def sample(config: SampleConfig) -> None:
-    """Print completions, each with its score if there is a reward."""
+    """Print completions, each with its score if there is a reward, and its gold score."""
+    config = with_run_options(config)
+    assert config.max_new_tokens and config.temperature
     model, tokenizer = models.load(config.model)
     policy = LanguagePolicy(model, config.temperature, critic="none")
     columns = _prompts(config, tokenizer)
@@ -198,24 +202,44 @@ def sample(config: SampleConfig) -> None:
     completions = sample_completions(
         policy, tokenizer, prompts, config.max_new_tokens, generator, config.greedy
     )
-    film_notes = config.prompt is None and config.data == FILM_NOTES
-    spec = config.reward or (FILM_NOTES_GOLD if film_notes else None)
     finished = completions.finished.tolist()
-    scores = None
-    if spec:
-        columns |= {"prompts": columns.pop("prompt"), "completions": completions.texts}
-        scores = load_reward(spec)(**(columns | {"finished": finished}))
+    columns |= {"prompts": columns.pop("prompt"), "completions": completions.texts}
+    scores = _scores(config, columns | {"finished": finished})
     for i, text in enumerate(completions.texts):
         line = Text()
-        if scores is not None:
-            line.append("  n/a " if scores[i] is None else f"{scores[i]:+.2f} ", "cyan")
+        for name, values in scores.items():
+            value = "n/a" if values[i] is None else f"{values[i]:+.2f}"
+            line.append(f"{name} {value:>5} " if len(scores) > 1 else f"{value:>5} ", "cyan")
         line.append(plain(prompts[i]), "dim").append(plain(text))  # a completion is a line
         console.print(line if finished[i] else line.append(" … cut", "yellow"), soft_wrap=True)
+
+
+def _scores(config: SampleConfig, columns: data.Rows) -> dict[str, list[float | None]]:
+    """The scores of completions by name: the reward, and the gold that film notes have.
+
+    Of a prompt given by hand there are no columns; a reward that needs them is left out, with a
+    note.
+    """
+    film_notes = config.prompt is None and config.data == FILM_NOTES
+    specs = {"reward": config.reward, "gold": FILM_NOTES_GOLD if film_notes else None}
+    if config.reward == FILM_NOTES_GOLD:
+        del specs["gold"]
+    scores = {}
+    for name, spec in specs.items():
+        if spec:
+            try:
+                scores[name] = load_reward(spec)(**columns)
+            except RewardError as error:
+                if config.prompt is None:
+                    raise
+                console.print(f"not scored: {error}", markup=False)
+    return scores
 
 
 def _prompts(config: SampleConfig, tokenizer: Any) -> data.Rows:
     """Prompts with their columns."""
     if config.prompt is None:
+        assert config.data
         rows = data.read(config.data, "prompts", "test", tokenizer, config.columns)
         count = len(rows["prompt"])
         chosen = range(0, count, max(1, count // config.count))[: config.count]

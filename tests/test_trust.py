@@ -37,10 +37,13 @@ OPENING = {
     " --samples_per_prompt 2 --critic_batches 1 --lambdas [1.0] --ppo_steps [0]",
     "resume": "resume gift",
     "verify": "verify gift",
+    "sample": "sample gift --max_new_tokens 6",
+    "label": "label --model gift",
+    "doctor": "doctor gift --device cpu",
 }
 # Commands that take a run as a model: they read its policy and nothing that it names.
 READING = {
-    "sample": "sample gift --prompt the --max_new_tokens 6",
+    "sample": "sample gift --prompt the --max_new_tokens 6 --reward none",
     "train": TRAIN.replace("--model base", "--model gift") + " --reward length",
     "reward": "reward --model gift --data pairs.jsonl --learner.epochs 1",
     "data show": "data show prompts.jsonl --model gift",

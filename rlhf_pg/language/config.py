@@ -18,6 +18,8 @@ COMPARING = ("leave-one-out", "group", "group-centred")  # baselines that need K
 Critic = Literal["shared", "detached", "separate", "none"]
 Device = Literal["auto", "cpu"]
 
+PYTHON_REWARD = "Python: "  # begins the reward of a run that was given a function, in its config
+
 OF_ALGORITHM = LearnerConfig()  # stands for a learner that is not given
 
 
@@ -254,24 +256,28 @@ class SampleConfig(Options):
     """A run, a folder, or a hub name."""
     prompt: list[str] | str | None = None
     """A prompt, or a list of prompts: '["one", "two"]'. Defaults to prompts of the data."""
-    data: str = FILM_NOTES
-    """Source of the prompts: a file, folder or hub name with a `prompt` column."""
+    data: str | None = None
+    """Source of the prompts, as in `rlhf-pg train`. Defaults to the run's, or film-notes."""
     columns: str | None = None
     """Columns of the data that have other names here: "prompt=question,chosen=better"."""
     reward: str | None = None
-    """Score each completion with this reward; film-notes completions get their gold score."""
+    """Score each completion with this reward; "none" scores none. Defaults to the run's, and to the
+    gold score for film-notes."""
     count: int = option(5, at_least=1)
     """Number of prompts taken from the data."""
     samples_per_prompt: int = option(1, at_least=1)
     """Completions of each prompt."""
-    max_new_tokens: int = option(48, at_least=1)
-    """Maximum length of a completion in tokens, EOS included."""
-    temperature: float = option(1.0, at_least=0.01)
-    """Sampling temperature; below 1 likely tokens become likelier."""
+    max_new_tokens: int | None = option(None, at_least=1)
+    """Maximum length of a completion in tokens, EOS included. Defaults to the run's, or 48."""
+    temperature: float | None = option(None, at_least=0.01)
+    """Sampling temperature; below 1 likely tokens become likelier. Defaults to the run's, or 1."""
     greedy: bool = False
     """Take the likeliest token each time instead of sampling."""
     seed: int = option(0, at_least=0)
     """Random seed of sampling."""
+    trust: bool = False
+    """Load the code, hub names and outside paths that the config.yaml of somebody else's run
+    names."""
 
 
 @dataclass
@@ -364,25 +370,29 @@ class LabelConfig(Options):
     """Model that writes the completions: a run, a folder, or a hub name."""
     reward: str | None = None
     """Current reward model, as in `rlhf-pg train`. Pairs whose scores differ least are shown
-    first, and its agreement with you is reported. By default pairs are random."""
-    data: str = FILM_NOTES
-    """Prompts: a file, folder or hub name with a `prompt` column."""
+    first, and its agreement with you is reported. Defaults to the run's; without one, or with
+    "none", pairs are random."""
+    data: str | None = None
+    """Prompts, as in `rlhf-pg train`. Defaults to the run's, or film-notes."""
     columns: str | None = None
     """Columns of the data that have other names here: "prompt=question,chosen=better"."""
     count: int = option(50, at_least=1)
     """Pairs to judge in this session, usually 20 to 200."""
     samples_per_prompt: int = option(4, at_least=2)
     """Completions of each prompt to choose a pair from, usually 2 to 8."""
-    max_new_tokens: int = option(48, at_least=1)
-    """Maximum length of a completion in tokens, EOS included."""
-    temperature: float = option(1.0, at_least=0.01)
-    """Sampling temperature, usually 0.7 to 1."""
+    max_new_tokens: int | None = option(None, at_least=1)
+    """Maximum length of a completion in tokens, EOS included. Defaults to the run's, or 48."""
+    temperature: float | None = option(None, at_least=0.01)
+    """Sampling temperature, usually 0.7 to 1. Defaults to the run's, or 1."""
     device: Device = "auto"
     """"auto" uses an accelerator if there is one; "cpu" does not."""
     seed: int = option(0, at_least=0)
     """Random seed of sampling, and of which completion stands on the left."""
     output: str = "runs/label"
     """Folder of the judgements; an existing one is continued."""
+    trust: bool = False
+    """Load the code, hub names and outside paths that the config.yaml of somebody else's run
+    names."""
 
 
 @dataclass

@@ -17,10 +17,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from reward_models.files import reward_model_folder
 from reward_models.pretrained import open_pretrained, quiet, save_vocabulary
 from rlhf_pg.checkpoint import checkpoint_folders
 from rlhf_pg.memory import check_fits
 from rlhf_pg.progress import console
+from rlhf_pg.runs import options_of
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 
@@ -153,8 +155,20 @@ def model_folder(name: str) -> str:
             )
             return str(policy)
     if (run / "config.yaml").is_file() and not (run / "config.json").is_file():
-        raise ValueError(f"{name} is unfinished, and has no checkpoint yet")
+        raise ValueError(_why_no_policy(run))
     return name
+
+
+def _why_no_policy(run: Path) -> str:
+    """Why a run has no language model."""
+    options = options_of(run)
+    if "env" in options:
+        return f"{run} is a run of `rlhf-pg control`, which has no language model"
+    if reward_model_folder(run):
+        return f"{run} is a reward model, not a language model: give it as --reward"
+    if "learner" in options or "vocabulary" in options:
+        return f"{run} is unfinished, and has no checkpoint yet"
+    return f"{run} is a run without a language model of its own"
 
 
 def local_folder(name: str) -> Path:

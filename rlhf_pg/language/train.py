@@ -31,6 +31,7 @@ from rlhf_pg.core.rollout import Rollout
 from rlhf_pg.language import data, models, token_records
 from rlhf_pg.language.config import (
     FILM_NOTES,
+    PYTHON_REWARD,
     TrainConfig,
     check,
     train_config,
@@ -142,7 +143,7 @@ class Trainer:
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         _check_shares(config, processes)
         if callable(reward):  # so that config.yaml does not name another reward
-            self.config = config = replace(config, reward=f"Python: {reward_name(reward)}")
+            self.config = config = replace(config, reward=f"{PYTHON_REWARD}{reward_name(reward)}")
         gold = gold or config.gold or (FILM_NOTES_GOLD if config.data == FILM_NOTES else None)
         for spec in (reward or config.reward, gold):
             if self.accelerator.is_main_process and spec:
