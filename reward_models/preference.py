@@ -30,6 +30,7 @@ LEAST_STEPS, MOST_PASSES = 300, 10  # of training, if its length is not given
 MEASUREMENTS = 10  # of the held-out loss during training, by default
 MEASURED = 500  # held-out pairs of each, at most
 RECURRING = 3  # occurrences of a text, on average, from which on a warning is given
+SEEN = 0.05  # share of held-out pairs with a completion of the training pairs, likewise
 FOLLOWS_LENGTH = 0.7  # correlation of score and length from which on a warning is given
 
 Pair = Mapping[str, Any]
@@ -200,6 +201,9 @@ def train(
         "steps": trainer.step,
         "kept_step": trainer.best["step"] if trainer.best else trainer.step,
         "held_out_pairs": len(held_out),
+        "held_out_seen": sum(
+            pair["chosen"] in texts or pair["rejected"] in texts for pair in held_out
+        ),
     }
     if held_out:
         report |= evaluate(model, held_out)
@@ -422,6 +426,11 @@ def warnings_of(report: Mapping[str, Any]) -> list[str]:
         )
     if "loss" not in report:
         return warnings
+    if report["held_out_seen"] > SEEN * report["held_out_pairs"]:
+        warnings.append(
+            f"{report['held_out_seen']:,} of {report['held_out_pairs']:,} held-out pairs have a "
+            "completion that is in the training pairs too: accuracy on new texts may be lower"
+        )
     if report["loss"] > math.log(2):
         warnings.append(
             f"held-out loss {report['loss']:.3f} is above ln 2 = 0.693, that of a model without "

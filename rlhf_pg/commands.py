@@ -132,14 +132,15 @@ def fit_reward_model(
 ) -> dict[str, Any]:
     """Train with a progress bar, log the losses, save the model in the run; returns its report."""
     steps = steps_of(len(pairs), config)
+    measured: dict[str, float] = {}  # the last held-out loss, which is not measured at every step
     with checkpoints, discarded_if_empty(run), Progress(steps, "reward model") as progress:
 
         def log(step: int, total: int, metrics: dict[str, float]) -> None:
-            progress.update(step, loss=metrics["loss"], accuracy=metrics["accuracy"])
-            line = {"loss": metrics["loss"], "batch_accuracy": metrics["accuracy"]}
             if "held_out_loss" in metrics:
-                line["held_out_loss"] = metrics["held_out_loss"]
-            run.log(step, line)
+                measured["held_out_loss"] = metrics["held_out_loss"]
+            progress.update(step, loss=metrics["loss"], accuracy=metrics["accuracy"], **measured)
+            line = {"loss": metrics["loss"], "batch_accuracy": metrics["accuracy"]}
+            run.log(step, line | {n: x for n, x in metrics.items() if n == "held_out_loss"})
 
         def after_step(step: int, total: int, state: Callable[[], dict[str, Any]]) -> None:
             checkpoints.after(

@@ -165,7 +165,7 @@ BAD = {
     ),
     "prompts with wrong columns": (TRAIN + " --data wrong.jsonl", "prompts need 'prompt'"),
     "pairs with wrong columns": (REWARD + " --data wrong.jsonl", "preferences need 'prompt' +"),
-    "numbers for a corpus": (FINETUNE + " --data numbers.jsonl", "row 0: 'text' is int"),
+    "numbers for a corpus": (FINETUNE + " --data numbers.jsonl", "line 1: 'text' is int"),
     "numbers for prompts": (TRAIN + " --data numbers.jsonl", "line 1: 'prompt' is int"),
     "numbers for pairs": (REWARD + " --data numbers.jsonl", "line 1: 'prompt' is int"),
     "an empty corpus": (FINETUNE + " --data empty.jsonl", "empty.jsonl holds no rows"),

@@ -417,7 +417,7 @@ def test_the_maximum_length_is_kept_with_the_model(tmp_path):
 GOOD_REPORT = {
     "pairs": 100, "distinct_texts": 200, "cut_texts": 0, "held_out_pairs": 10, "loss": 0.3,
     "accuracy": 0.9, "longer_wins": 0.6, "shorter_wins": 0.4, "length_correlation": 0.2,
-    "held_out_cut_texts": 0,
+    "held_out_cut_texts": 0, "held_out_seen": 0,
 }  # fmt: skip
 
 
@@ -428,6 +428,7 @@ GOOD_REPORT = {
         ({"loss": 0.8}, "held-out loss 0.800 is above ln 2"),
         ({"accuracy": 0.6}, "accuracy 0.600 is no better than that of the length alone"),
         ({"length_correlation": -0.8}, r"follows the length \(correlation -0.80\)"),
+        ({"held_out_seen": 2}, "2 of 10 held-out pairs have a completion that is in the training"),
         ({"cut_texts": 4}, "4 of 200 training texts and 0 of 20 held-out texts were longer"),
     ],
 )
