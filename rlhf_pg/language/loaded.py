@@ -324,5 +324,11 @@ def with_run_options(config: Any) -> Any:
 def run_folder(name: str) -> Path | None:
     """The folder of the text run that `name` is, or is inside of; None if there is none."""
     here = Path(name)
-    keys = {"algorithm", "rows"}
-    return next((p for p in (here, *here.parents[:2]) if keys <= set(options_of(p))), None)
+
+    def is_run(path: Path) -> bool:
+        options = set(options_of(path))
+        return (
+            "algorithm" in options and "env" not in options and bool(options & {"rows", "reward"})
+        )
+
+    return next((path for path in (here, *here.parents[:2]) if is_run(path)), None)
