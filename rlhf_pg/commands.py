@@ -16,6 +16,7 @@ from reward_models.held_out import split
 from reward_models.loading import load_reward
 from reward_models.preference import learning_curve, pair_problem, steps_of, without_equal
 from reward_models.preference import train as train_reward_model
+from reward_models.pretrained import limit_threads
 from reward_models.reward_model import RewardModel
 from reward_models.rules import FILM_NOTES_GOLD
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
@@ -41,7 +42,7 @@ def reward(config: RewardConfig, resume: Path | None = None, until: int | None =
         if not 1 <= size <= len(pairs):
             raise ValueError(f"curve: there are {len(pairs)} pairs to train on, not {size}")
     model = _untrained(config)
-    models.limit_threads(model.model)
+    limit_threads(model.model)
     state = newest(resume) if resume else None
     if resume and state:
         warn_of_other_versions(state["versions"])

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from reward_models.files import saved_text
 from reward_models.loading import load_reward
+from reward_models.pretrained import limit_threads
 from rlhf_pg.language import data, models
 from rlhf_pg.language.config import LabelConfig
 from rlhf_pg.language.loaded import with_run_options
@@ -260,7 +261,7 @@ def make_pairs(config: LabelConfig, reward: Reward | None, skip: int = 0) -> lis
     config = with_run_options(config)
     assert config.data and config.max_new_tokens and config.temperature
     model, tokenizer = models.load(config.model)
-    models.limit_threads(model)
+    limit_threads(model)
     device = Accelerator(cpu=config.device == "cpu").device
     policy = LanguagePolicy(model, config.temperature, "none").to(device)
     prompts = data.read(config.data, "prompts", tokenizer=tokenizer, columns=config.columns)

@@ -1,5 +1,6 @@
 """Models and tokenizers: from a folder, a hub that may not answer, or made here."""
 
+import json
 import time
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM
 
-from reward_models.pretrained import context_length
+from reward_models.pretrained import context_length, limit_threads
 from rlhf_pg.language import models
 from support.language import ARCHITECTURES, TEXTS, tiny_lm
 
@@ -129,6 +130,16 @@ def test_a_folder_that_is_no_model_is_said_to_be_none(base, missing):
     assert "\n" not in str(error.value)
 
 
+def test_a_tokenizer_whose_words_were_renumbered_is_refused(base):
+    path = Path(base) / "tokenizer.json"
+    content = json.loads(path.read_text())
+    words = content["model"]["vocab"]
+    words["film"], words["plot"] = words["plot"], words["film"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="another vocabulary than the model was saved with"):
+        models.load(base)
+
+
 def test_pickled_weights_are_not_read(base):
     path = Path(base)
     weights = AutoModelForCausalLM.from_pretrained(path).state_dict()
@@ -169,10 +180,10 @@ def test_a_cached_model_is_read_without_asking_the_network(no_network, monkeypat
 def test_small_models_get_one_thread_unless_the_user_said_otherwise(llama, monkeypatch):
     torch.set_num_threads(2)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    models.limit_threads(llama)
+    limit_threads(llama)
     assert torch.get_num_threads() == 2
     monkeypatch.delenv("OMP_NUM_THREADS")
-    models.limit_threads(llama)
+    limit_threads(llama)
     assert torch.get_num_threads() == 1
 
 

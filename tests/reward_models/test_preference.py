@@ -7,8 +7,9 @@ import statistics
 import pytest
 import torch
 
-from reward_models import RewardError
+from reward_models import RewardError, preference
 from reward_models.config import PreferenceConfig
+from reward_models.held_out import split
 from reward_models.preference import (
     PreferenceTrainer,
     bradley_terry_loss,
@@ -142,9 +143,21 @@ def test_the_learning_rate_falls_linearly_to_0_in_one_epoch():
     assert set(seen[0][2]) == {"loss", "accuracy", "lr"}
 
 
-def test_held_out_pairs_are_split_off_and_none_is_trained_on():
-    report = train(fresh(), pairs(times=1), None, PreferenceConfig(held_out=0.25, steps=2))
+def test_held_out_pairs_are_split_off_and_none_is_trained_on(monkeypatch):
+    rows = pairs(times=1)
+    fitted = []
+    trained = preference.PreferenceTrainer
+    monkeypatch.setattr(
+        preference, "PreferenceTrainer", lambda model, encoded, *rest: fitted.append(encoded) or
+        trained(model, encoded, *rest)
+    )  # fmt: skip
+    model, config = fresh(), PreferenceConfig(held_out=0.25, steps=2, seed=1)
+    report = train(model, rows, None, config)
     assert (report["pairs"], report["held_out_pairs"], report["steps"]) == (30, 6, 2)
+    learned, held_out, _ = split(rows, 0.25, 1)
+    assert learned + held_out != rows and all(row in learned + held_out for row in rows)
+    assert fitted[0].chosen == encode_pairs(model, learned).chosen
+    assert report["accuracy"] == evaluate(model, held_out)["accuracy"]
 
 
 def test_a_margin_column_overrides_the_configs():
