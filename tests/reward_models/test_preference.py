@@ -310,8 +310,15 @@ def test_without_measurements_the_last_weights_are_kept():
     assert report["kept_step"] == report["steps"] == 14 and report["accuracy"] < 0.02
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
-@pytest.mark.parametrize("options", [{"lora_rank": 2}, {"freeze_trunk": True}, {"bf16": True}])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("gpt2", {"lora_rank": 2}),
+        ("llama", {"lora_rank": 2}),
+        ("llama", {"freeze_trunk": True}),
+        ("llama", {"bf16": True}),
+    ],
+)
 def test_part_of_a_model_or_half_precision_can_learn_too(kind, options, tmp_path):
     if "lora_rank" in options:
         pytest.importorskip("peft")
