@@ -90,6 +90,20 @@ def references(spec: Spec | Sequence[Spec] | Mapping[str, Spec]) -> list[Referen
     return [found for _, term in _terms(spec) for found in _references(_weight(term)[1])]
 
 
+def absolute(spec: str) -> str:
+    """Return a specification whose relative paths, of files with code too, are made absolute.
+
+    Names of what is not here (rules, hub ids, modules) stay as they are.
+    """
+    for kind, name in references(spec):
+        path = name.rpartition(":")[0] if kind == "code" else name
+        if kind != "hub name" and Path(path).exists():
+            whole = rf"(?<![\w./-]){re.escape(path)}(?![\w./-])"
+            place = str(Path(path).absolute()).replace("\\", r"\\")  # no escape sequence
+            spec = re.sub(whole, place, spec)
+    return spec
+
+
 def _references(term: Spec) -> list[Reference]:
     if not isinstance(term, str):
         return []
@@ -234,6 +248,11 @@ def _load_model(
         return Path(head).name or head, RewardModel.from_pretrained(folder, **options)
     if head.startswith("runs/") and not Path(head).exists():
         raise RewardError(f"no reward model at {head}; `rlhf-pg reward` makes one")
+    if (Path(head) / "config.yaml").is_file() and not (Path(head) / "config.json").is_file():
+        raise RewardError(
+            f"{head} is a run without a trained reward model: unfinished (`rlhf-pg resume {head}` "
+            "continues it), or a run of another command"
+        )
     from reward_models.classifier import Classifier
 
     name = head.rstrip("/").rpartition("/")[2]

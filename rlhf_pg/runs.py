@@ -13,6 +13,7 @@ runs/NAME/
   evaluation.json result of `rlhf-pg evaluate`
   credit.jsonl    completions of the trained policy with each token's true advantage
   credit.json     agreement of the estimated advantages with it (`rlhf-pg study credit`)
+  reward_credit.jsonl, reward_credit.html   what each token adds to a reward model's score
   estimators.json bias and variance of gradient estimates (`rlhf-pg study estimators`)
   report.html     the run's page (`rlhf-pg inspect`)
   oracle.json, oracle.safetensors   exact results for a small task (`rlhf-pg study oracle`)
@@ -32,7 +33,10 @@ from typing import Any
 
 import yaml
 
+from reward_models import RewardError
 from reward_models.files import saved_whole
+from reward_models.loading import absolute
+from reward_models.rules import FILM_NOTES
 from rlhf_pg import trust
 from rlhf_pg.reading import read_jsonl as read_jsonl  # where commands look for it
 from rlhf_pg.reading import read_yaml
@@ -167,6 +171,7 @@ class Run:
         _check_free(path)
         values = asdict(config) if is_dataclass(config) else dict(config)  # type: ignore[arg-type]
         values.pop("output", None)  # repeating a run makes a new folder
+        values = _with_absolute_paths(values)
         (path / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
         trust.sign(path)
         return run
@@ -305,6 +310,24 @@ def _check_free(path: Path) -> None:
     begun = left <= kept and "config.yaml" in left
     if left and not begun:
         raise ValueError(f"{path} already holds something; choose another --output")
+
+
+def _with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
+    """The options with the paths that they name made absolute, so that a run opens from anywhere.
+
+    Only what exists here is a path: hub names, rules and the shipped data stay as they are.
+    """
+    found = dict(values)
+    for name in (*trust.PLACES, *trust.REWARDS):
+        value = values.get(name)
+        if not isinstance(value, str) or value == FILM_NOTES:
+            continue
+        if name in trust.REWARDS:
+            with suppress(RewardError):  # "Python: f", a callable
+                found[name] = absolute(value)
+        elif Path(value).exists():
+            found[name] = str(Path(value).absolute())
+    return found
 
 
 def _first_free(parent: Path, name: str) -> Path:

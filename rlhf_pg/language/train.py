@@ -32,6 +32,7 @@ from rlhf_pg.core.rollout import Rollout
 from rlhf_pg.language import data, models, token_records
 from rlhf_pg.language.config import (
     FILM_NOTES,
+    PYTHON_REWARD,
     TrainConfig,
     check,
     train_config,
@@ -144,7 +145,7 @@ class Trainer:
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         _check_shares(config, processes)
         if callable(reward):  # so that config.yaml does not name another reward
-            self.config = config = replace(config, reward=f"Python: {reward_name(reward)}")
+            self.config = config = replace(config, reward=f"{PYTHON_REWARD}{reward_name(reward)}")
         gold = gold or config.gold or (FILM_NOTES_GOLD if config.data == FILM_NOTES else None)
         for spec in (reward or config.reward, gold):
             if self.accelerator.is_main_process and spec:
@@ -154,7 +155,7 @@ class Trainer:
         self.gold = load_reward(gold) if gold else None
         model, self.tokenizer = models.load(config.model)
         limit_threads(model)
-        rows = data.read(config.data, "prompts", tokenizer=self.tokenizer)
+        rows = data.read(config.data, "prompts", "train", self.tokenizer, config.columns)
         self.data_fingerprint = fingerprint(rows)
         data.check_prompt_lengths(model, self.tokenizer, rows["prompt"], config.max_new_tokens)
         share, device = config.rows // processes, self.accelerator.device
