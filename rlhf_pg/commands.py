@@ -1,6 +1,7 @@
 """The commands `rlhf-pg reward` and `rlhf-pg sample`."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from rlhf_pg.core.options import made_from
 from rlhf_pg.language import data, models
 from rlhf_pg.language.config import FILM_NOTES, RewardConfig, SampleConfig
 from rlhf_pg.language.policy import LanguagePolicy
+from rlhf_pg.language.rollout import score_completions
 from rlhf_pg.language.sampling import check_rows_fit
 from rlhf_pg.language.sampling import sample as sample_completions
 from rlhf_pg.progress import Progress, command, console, plain
@@ -171,12 +173,11 @@ def sample(config: SampleConfig) -> None:
     finished = completions.finished.tolist()
     scores = None
     if spec:
-        columns |= {"prompts": columns.pop("prompt"), "completions": completions.texts}
-        scores = load_reward(spec)(**(columns | {"finished": finished}))
+        scores = score_completions(load_reward(spec), completions, columns)[0].tolist()
     for i, text in enumerate(completions.texts):
         line = Text()
         if scores is not None:
-            line.append("  n/a " if scores[i] is None else f"{scores[i]:+.2f} ", "cyan")
+            line.append("  n/a " if math.isnan(scores[i]) else f"{scores[i]:+.2f} ", "cyan")
         line.append(plain(prompts[i]), "dim").append(plain(text))  # a completion is a line
         console.print(line if finished[i] else line.append(" … cut", "yellow"), soft_wrap=True)
 

@@ -18,7 +18,8 @@ def estimate_advantages(
 
     With a critic: GAE, or n-step returns minus V. Without: rewards-to-go minus a number (zero, the
     batch's mean score, or `constant`, the learner's moving average) or, if K samples of a prompt
-    are compared, the score of the whole episode. Targets are computed before any whitening.
+    are compared, the score of the whole episode. Targets are computed before any whitening. A row
+    without any real step has no score, and is left out of every mean and deviation.
     """
     mask = rollout.mask.bool()
     rewards = zero_padding(rollout.rewards.detach(), mask)
@@ -54,16 +55,17 @@ def _without_critic(
 ) -> Tensor:
     """Advantages (B, T) from rewards-to-go (B, T), whose first column is each row's score."""
     scores = to_go[:, 0].reshape(-1, rollout.group_size)  # (N, K)
+    scored = rollout.mask.bool().any(1).reshape(scores.shape)
     if baseline == "none":
         return to_go
     if baseline in ("moving-average", "optimal"):
         return to_go - constant
     if baseline == "batch-mean":
-        return to_go - masked_mean(scores, torch.ones_like(scores), reduce)
+        return to_go - masked_mean(scores, scored, reduce)
     if baseline == "leave-one-out":
-        compared = baselines.leave_one_out(scores)
+        compared = baselines.leave_one_out(scores, scored)
     elif baseline in ("group", "group-centred"):
-        compared = baselines.group_normalise(scores, scale=baseline == "group")
+        compared = baselines.group_normalise(scores, baseline == "group", scored=scored)
     else:
         raise ValueError(f"unknown baseline {baseline!r}: use one of {get_args(Baseline)}")
     return compared.reshape(-1, 1).expand_as(to_go)

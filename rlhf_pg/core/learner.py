@@ -60,19 +60,26 @@ class Learner:
     def update(self, rollout: Rollout) -> dict[str, float]:
         """All epochs and minibatches of one rollout. Returns the mean of each metric over steps.
 
+        Rows without any real step are left out; a rollout of such rows changes nothing and has no
+        metrics.
+
         Raises FloatingPointError before any step if the rollout has a NaN or infinity in a real
         step (the row is named), and instead of a step whose gradient is not finite.
         """
         config = self.config
         _check_finite(rollout)
+        if not self._reduce(rollout.mask.sum()):
+            return {}
         advantages, targets = estimate_advantages(rollout, config, self.average.value, self._reduce)
         constant = self._next_constant(rollout, targets)
         self._set_learning_rate()
         seen: dict[str, list[float]] = defaultdict(list)
         stopped = False
         for _ in range(config.epochs):
-            for rows in self._minibatches(len(rollout)):
+            for rows in self._minibatches(rollout.mask.bool().any(1).cpu()):
                 step = self._step(rollout[rows], advantages[rows], targets[rows])
+                if not step:
+                    continue
                 for name, value in step.items():
                     seen[name].append(value)
                 stopped = config.target_kl is not None and (
@@ -91,7 +98,7 @@ class Learner:
         """This rollout's value for the constant baseline of later ones; None if there is none."""
         scores = targets[:, 0]
         if self.config.baseline == "moving-average":
-            return masked_mean(scores, torch.ones_like(scores), self._reduce)
+            return masked_mean(scores, rollout.mask.bool().any(1), self._reduce)
         if self.config.baseline == "optimal":
             norms = torch.stack(
                 [self._squared_norm(rollout[i : i + 1]) for i in range(len(scores))]
@@ -106,12 +113,17 @@ class Learner:
         return torch.stack([(g**2).sum() for g in gradients if g is not None]).sum()
 
     def _step(self, rollout: Rollout, advantages: Tensor, targets: Tensor) -> dict[str, float]:
-        """One gradient step, accumulated over micro-batches and summed over processes."""
+        """One gradient step, accumulated over micro-batches and summed over processes.
+
+        No step and no metrics if no process has a real step.
+        """
         size = self.config.micro_rows or len(rollout)
         whole = {
             reduction: self._reduce(losses.denominator(rollout.mask, reduction))
             for reduction in (self.config.reduction, "token")
         }
+        if not whole["token"]:
+            return {}
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
         for start in range(0, len(rollout), size):
@@ -207,10 +219,15 @@ class Learner:
         self.optimizer.step()
         return norm
 
-    def _minibatches(self, rows: int) -> Iterator[Tensor]:
-        """Rows in a new random order, in `minibatches` parts."""
-        order = torch.randperm(rows, generator=self.generator)
-        yield from order.tensor_split(min(self.config.minibatches, rows))
+    def _minibatches(self, real: Tensor) -> Iterator[Tensor]:
+        """The rows that are `real` (B,) in a new random order, in `minibatches` parts.
+
+        Every process has as many parts: an empty one becomes a row that is not real.
+        """
+        rows = real.nonzero().squeeze(1)
+        order = rows[torch.randperm(len(rows), generator=self.generator)]
+        for part in order.tensor_split(min(self.config.minibatches, len(real))):
+            yield part if len(part) else (~real).nonzero()[0]
 
     def _set_learning_rate(self) -> None:
         over = self.config.lr_decay_updates

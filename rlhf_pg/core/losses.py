@@ -8,6 +8,7 @@ masked only afterwards still makes the gradient NaN.
 "token"     mean over all real steps. The denominator depends on the lengths, which the policy
             itself chose: a biased gradient, usual for PPO;
 "constant"  sum / (B * T): the exact gradient times 1/T, whatever the lengths.
+A row without any real step counts in no denominator.
 """
 
 import torch
@@ -29,12 +30,13 @@ __all__ = [
 
 def denominator(mask: Tensor, reduction: Reduction) -> Tensor:
     """The denominator of a sum over the real entries, a scalar; it adds over parts of a batch."""
-    if reduction == "episode":
-        return torch.tensor(float(mask.shape[0]), device=mask.device)
     if reduction == "token":
         return mask.sum().float()
+    rows = mask.bool().any(1).sum().float()
+    if reduction == "episode":
+        return rows
     if reduction == "constant":
-        return torch.tensor(float(mask.numel()), device=mask.device)
+        return rows * mask.shape[1]
     raise ValueError(f"unknown reduction {reduction!r}: use 'episode', 'token' or 'constant'")
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 import torch
 from rich.text import Text
 
+from reward_models.calling import ARGUMENTS, MESSAGES
 from reward_models.pretrained import context_length, hub_must_answer, hub_offline
 from rlhf_pg.language import models
 from rlhf_pg.language.config import FILM_NOTES, DataShowConfig
@@ -29,7 +30,6 @@ FORMS: dict[Kind, list[list[str]]] = {  # the columns that each kind needs, pref
     "prompts": [["prompt"]],
     "preferences": [["prompt", "chosen", "rejected"], ["chosen", "rejected"]],
 }
-REWARD_ARGUMENTS = ("prompts", "completions", "finished")  # beside the data's columns
 Rows = dict[str, list[Any]]  # column -> values
 
 
@@ -49,12 +49,12 @@ def read(
     "corpus" gives `text`; "prompts" gives `prompt` and all other columns, which are passed to the
     reward; "preferences" gives `prompt`, `chosen`, `rejected` and all other columns. The prompt of
     a pair without one is the common beginning of its completions. Lists of messages are formatted
-    by the chat template of `tokenizer`. Raises ValueError for a missing file, no rows, columns that
-    do not fit, or a row that is not text.
+    by the chat template of `tokenizer`; as prompts, they are also kept for the reward. Raises
+    ValueError for a missing file, no rows, columns that do not fit, or a row that is not text.
     """
     path = film_notes(kind, split) if source == FILM_NOTES else source
     rows = load(path, split)
-    if kind == "prompts" and (taken := [name for name in REWARD_ARGUMENTS if name in rows]):
+    if kind == "prompts" and (taken := [name for name in (*ARGUMENTS, MESSAGES) if name in rows]):
         raise ValueError(
             f"{source} has a column {taken[0]!r}, the name of an argument that rewards "
             "get beside the data's columns; rename the column"
@@ -74,7 +74,8 @@ def parse(rows: Rows, kind: Kind, source: str, tokenizer: Any = None) -> Rows:
     if columns == ["messages"]:
         rows, columns = {"text": rows["messages"]}, ["text"]
     if _has_conversations(rows, columns):
-        rows = conversations_as_text(rows, columns, tokenizer, source)
+        messages = {MESSAGES: rows["prompt"]} if kind == "prompts" else {}  # for the reward
+        rows = conversations_as_text(rows, columns, tokenizer, source) | messages
         columns = ["prompt", *columns] if columns == ["chosen", "rejected"] else columns
     _check_text(rows, source, columns)
     if columns == ["text"]:

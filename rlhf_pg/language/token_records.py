@@ -10,7 +10,7 @@ from rlhf_pg.core.algorithms import LearnerConfig
 from rlhf_pg.core.returns import td_errors
 from rlhf_pg.core.rollout import Rollout
 from rlhf_pg.language.policy import LanguagePolicy
-from rlhf_pg.language.rollout import Scores, kl_per_token
+from rlhf_pg.language.rollout import Scores, kl_per_token, per_token
 from rlhf_pg.language.sampling import Completions
 
 TOP = 5  # alternatives per token
@@ -30,7 +30,7 @@ def episodes(
     constant: float = 0.0,
     iteration: int | None = None,
 ) -> list[dict[str, Any]]:
-    """One record per completion, by the policy that sampled them.
+    """One record per completion with a score, by the policy that sampled them.
 
     Advantages are those of `learner`, before whitening; `constant` is the value of its moving
     average baseline.
@@ -46,7 +46,7 @@ def episodes(
         "ref_logprob": ref_logprobs,
         "entropy": policy.evaluate(rollout).entropies,
         "kl": kl_per_token(completions, ref_logprobs),
-        "score": scores.shaped[:, None] * rollout.ends,
+        "score": per_token(scores.rewards, rollout),
         "reward": rollout.rewards,
         "value": rollout.values,
         "next_value": rollout.next_values,
@@ -73,6 +73,7 @@ def episodes(
             "tokens": _tokens(tokenizer, completions, i, columns, top),
         }
         for i in range(len(completions.texts))
+        if rollout.mask[i].any()
     ]
 
 
@@ -106,6 +107,7 @@ def after_update(
     gives no more gradient.
     """
     ratios = (policy.evaluate(rollout).logprobs - completions.logprobs).exp()
+    ratios = ratios[rollout.mask.any(1)]  # those without a score have no record
     for record, row in zip(records, ratios, strict=True):
         clip = record["clip"]
         for token, ratio in zip(record["tokens"], row.tolist(), strict=False):

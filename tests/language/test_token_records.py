@@ -158,8 +158,9 @@ def test_a_token_is_clipped_if_it_gives_no_gradient(ratio, advantage, clipped):
     assert (float(new.grad) == 0.0) is clipped
     records = [{"clip": 0.2, "tokens": [{"advantage": advantage}]}]
     done = SimpleNamespace(logprobs=old)
+    rollout = SimpleNamespace(mask=torch.ones(1, 1, dtype=torch.bool))
     now = SimpleNamespace(evaluate=lambda _: SimpleNamespace(logprobs=new.detach()))
-    (record,) = token_records.after_update(records, done, None, now)
+    (record,) = token_records.after_update(records, done, rollout, now)
     assert record["tokens"][0]["clipped"] is clipped
     assert record["tokens"][0]["ratio"] == pytest.approx(ratio)
 

@@ -98,6 +98,53 @@ def test_columns_and_finished_reach_the_reward(config_of):
     assert len(finished) == 8 and all(isinstance(f, bool) for f in finished)
 
 
+def test_rows_without_a_score_are_in_no_mean_and_not_learned_from(config_of):
+    """Every second completion has none; what the reward logs is logged."""
+    steps = []
+
+    def reward(completions, trainer_state, log_metric, log_extra):
+        steps.append((trainer_state.global_step, trainer_state.max_steps))
+        log_metric("rows", len(completions))
+        log_extra("row", list(range(len(completions))))
+        return [3.0 if i % 2 else None for i in range(len(completions))]
+
+    run = train(config_of("ppo", missing_eos_penalty=0.0, samples_every=2), reward)
+    for line in read_jsonl(run.path / "metrics.jsonl"):
+        assert line["score"] == 3 and line["score_std"] == 0 and line["scored"] == 0.5
+        assert line["log/rows"] == 8
+        assert line["objective"] == pytest.approx(3 - line["kl_coef"] * line["kl"], abs=1e-5)
+    # Each iteration once, and the first and second also for the fixed prompts.
+    assert sorted(set(steps)) == [(0, 2), (1, 2)]
+    samples = read_jsonl(run.path / "samples.jsonl")
+    assert [row["score"] for row in samples[:4]] == [None, 3, None, 3]
+    assert [row["extra/row"] for row in samples[:4]] == [0, 1, 2, 3]
+    tokens = read_jsonl(run.path / "tokens.jsonl")
+    assert tokens and all(record["score"] == 3 for record in tokens)
+
+
+def test_a_rollout_without_any_score_is_logged_and_not_learned_from(config_of):
+    trainer = Trainer(config_of("ppo", kl_target=1.0), lambda completions, **_: [None] * 8)
+    before = [p.detach().clone() for p in trainer.policy.parameters()]
+    metrics, _ = trainer.step()
+    assert metrics["scored"] == 0 and "score" not in metrics and "objective" not in metrics
+    assert all(map(torch.equal, before, trainer.policy.parameters()))
+    trainer.keep_best(None, 1, metrics.get("objective"))
+
+
+def test_rewards_per_token_reach_the_learner_and_the_page(config_of):
+    """Only the first token is rewarded, if it is "good"."""
+
+    def reward(completions, completion_ids, **_):
+        first = [float(text.split()[:1] == ["good"]) for text in completions]
+        return [[x] + [0.0] * (len(ids) - 1) for x, ids in zip(first, completion_ids, strict=True)]
+
+    run = train(config_of("ppo", missing_eos_penalty=0.0, samples_kept=8), reward)
+    records = read_jsonl(run.path / "tokens.jsonl")
+    for record in records:
+        first, *others = [token["score"] for token in record["tokens"]]
+        assert first == record["score"] and not any(others)
+
+
 def test_the_policy_maximises_the_score_after_clip_and_penalty(config_of, tokenizer):
     config = config_of("reinforce", rows=32, max_new_tokens=4, score_clip=1.5)
     trainer = Trainer(config, lambda completions, **_: [2.0] * len(completions))

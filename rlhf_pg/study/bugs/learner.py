@@ -60,7 +60,7 @@ class ReplacedLearner(Learner):
     def update(self, rollout: Rollout) -> dict[str, float]:
         advantages, targets = estimate(rollout, self.config, self.functions)
         for _ in range(self.config.epochs):
-            for rows in self._minibatches(len(rollout)):
+            for rows in self._minibatches(rollout.mask.bool().any(1)):
                 self._step(rollout[rows], advantages[rows], targets[rows])
         return {}
 
