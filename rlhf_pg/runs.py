@@ -52,8 +52,9 @@ METRICS: dict[str, str] = {
     "objective": "what is maximised: score (clipped, minus the missing-EOS penalty) - kl_coef * kl",
     "reward/NAME": "mean of one component of a composed reward, over the rows it applies to",
     "log/NAME": "mean of what a reward logged as NAME by log_metric",
-    "scored": "share of completions with a score, if it is below 1; the others count in length and "
-    "eos_rate alone",
+    "scored": "share of completions that are learned from, if it is below 1: with a score, and not "
+    "masked as truncated; kl and objective are theirs",
+    "redrawn": "groups drawn anew because their scores were equal, per group of the rollout",
     "length": "mean tokens of a completion, EOS included",
     "eos_rate": "share of completions that ended with EOS",
     "tokens_per_second": "tokens sampled and learned from, per second of the iteration",

@@ -2,12 +2,11 @@
 
 from typing import get_args
 
-import torch
 from torch import Tensor
 
 from rlhf_pg.core import baselines, returns
 from rlhf_pg.core.algorithms import Baseline, LearnerConfig
-from rlhf_pg.core.masked import Reduce, alone, masked_mean, whiten, zero_padding
+from rlhf_pg.core.masked import Reduce, alone, masked_mean, masked_var, whiten, zero_padding
 from rlhf_pg.core.rollout import Rollout
 
 
@@ -24,8 +23,7 @@ def estimate_advantages(
     mask = rollout.mask.bool()
     rewards = zero_padding(rollout.rewards.detach(), mask)
     # A step before padding ends its row too, so that n-step returns bootstrap there.
-    followed = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
-    ends = rollout.ends.bool() | ~followed
+    ends = returns.with_row_ends(rollout.ends, mask)
     if config.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False, reduce=reduce)
 
@@ -45,6 +43,10 @@ def estimate_advantages(
         advantages = _without_critic(targets, rollout, config.baseline, constant, reduce)
 
     advantages = zero_padding(advantages, mask)
+    if config.divide_by_batch_std:
+        scores = returns.rewards_to_go(rewards, ends, config.gamma)[:, 0]
+        spread = masked_var(scores, mask.any(1), reduce).sqrt()
+        advantages = advantages / (spread + 1e-4)
     if config.whiten_advantages:
         advantages = whiten(advantages, mask, reduce=reduce)
     return advantages, zero_padding(targets, mask)

@@ -56,7 +56,7 @@ def group_normalise(
     squares = (centred**2).sum(dim=1, keepdim=True)
     std = (squares / (count - correction).clamp(min=1)).sqrt()
     # Where all samples have scores torch's own, which may differ in the last bit.
-    whole = scores.std(dim=1, keepdim=True, correction=correction)
+    whole = scores.to(centred.dtype).std(dim=1, keepdim=True, correction=correction)
     return centred / (torch.where(count == scores.shape[1], whole, std) + eps)
 
 
@@ -102,6 +102,8 @@ def _centred(scores: Tensor, scored: Tensor | None, name: str) -> tuple[Tensor, 
             f"{name} needs scores of shape (N, K) with K >= 2 samples of each prompt, "
             f"not {tuple(scores.shape)}; raise samples_per_prompt"
         )
+    if not scores.is_floating_point():
+        scores = scores.to(torch.get_default_dtype())
     if scored is None:
         scored = torch.ones_like(scores)
     scores, count = zero_padding(scores, scored), scored.to(scores.dtype).sum(1, keepdim=True)

@@ -49,7 +49,14 @@ class Learner:
     def __init__(
         self, policy: Policy, config: LearnerConfig, accelerator: Any = None, optimizer: Any = None
     ) -> None:
-        """`optimizer` replaces `adam(parameters, config)` (a3c shares one among processes)."""
+        """`optimizer` replaces `adam(parameters, config)` (a3c shares one among processes).
+
+        Raises ValueError for variants of a clip without `clip`.
+        """
+        if config.clip is None and (
+            config.clip_high or config.dual_clip or config.clip_weights or config.ratio != "token"
+        ):
+            raise ValueError("clip_high, dual_clip, clip_weights and ratio need a clip: set it too")
         self.policy, self.config, self.accelerator = policy, config, accelerator
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
         self.optimizer = optimizer or adam(self.parameters, config)
@@ -153,14 +160,7 @@ class Learner:
         """Terms of the loss as (value, weight, reduction), and means over tokens for the log."""
         config, mask = self.config, rollout.mask
         new = self.policy.evaluate(rollout)
-        if config.clip is None:
-            policy_loss = losses.policy_gradient_loss(
-                new.logprobs, advantages, mask, config.reduction
-            )
-        else:
-            policy_loss = losses.ppo_clip_loss(
-                new.logprobs, rollout.logprobs, advantages, mask, config.clip, config.reduction
-            )
+        policy_loss = losses.policy_loss(new.logprobs, rollout.logprobs, advantages, mask, config)
         entropy = losses.entropy_loss(new.entropies, mask)
         acting = 0.0 if self.updates < config.critic_warmup else 1.0
         terms: dict[str, tuple[Tensor, float, Reduction]] = {
@@ -183,8 +183,18 @@ class Learner:
                 "ratio_drift": masked_mean(drift, mask),
             }
             if config.clip is not None:
-                means["clip_fraction"] = masked_mean((drift > config.clip).float(), mask)
+                means["clip_fraction"] = masked_mean(self._clipped(new, rollout), mask)
         return terms, means
+
+    def _clipped(self, new: Evaluation, rollout: Rollout) -> Tensor:
+        """1.0 where a ratio has left the clip range, (B, T)."""
+        config = self.config
+        low = config.clip or 0.0
+        high = low if config.clip_high is None else config.clip_high
+        change = -1 + losses.importance_ratio(
+            new.logprobs, rollout.logprobs, rollout.mask, config.ratio
+        )
+        return ((change > high) | (change < -low)).float()
 
     def _kl_loss(self, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
         """k2 of whole episodes, whose gradient is exact: early tokens influence later ones.

@@ -244,12 +244,16 @@ class PromptBatches:
         return self
 
     def __next__(self) -> Rows:
-        while len(self.queue) < self.prompts:
+        return self.draw(self.prompts)
+
+    def draw(self, prompts: int) -> Rows:
+        """This process's share of the next `prompts` prompts, over all processes."""
+        while len(self.queue) < prompts:
             count = len(self.rows["prompt"])
             self.queue += torch.randperm(count, generator=self.generator).tolist()
-        batch, self.queue = self.queue[: self.prompts], self.queue[self.prompts :]
-        start = self.rank * self.prompts // self.processes
-        stop = (self.rank + 1) * self.prompts // self.processes
+        batch, self.queue = self.queue[:prompts], self.queue[prompts:]
+        start = self.rank * prompts // self.processes
+        stop = (self.rank + 1) * prompts // self.processes
         return repeated(self.rows, batch[start:stop], self.samples_per_prompt)
 
     def state_dict(self) -> dict[str, Any]:

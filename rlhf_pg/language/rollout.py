@@ -1,7 +1,7 @@
 """Completions and scores become episodes: the score on the last token, the KL on every token."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -31,15 +31,44 @@ class Scores:
 
     scores: Tensor  # (B,) of the reward
     shaped: Tensor  # (B,) clipped, minus the missing-EOS penalty: what the learner maximises
+    rewards: Tensor  # (B, T) of the tokens, whose sums are `shaped`
     gold: Tensor | None  # (B,) of the gold reward, never trained on
     parts: dict[str, list[float | None]]  # of a composed reward, by name
-    tokens: Tensor | None = None  # (B, T) rewards of the tokens, if any is given; sums: `shaped`
-    log: Log = field(default_factory=lambda: Log(0))  # what the reward logged
+    log: Log  # what the reward logged
 
-    @property
-    def rewards(self) -> Tensor:
-        """What `language_rollout` takes: rewards of tokens (B, T), or the shaped scores (B,)."""
-        return self.shaped if self.tokens is None else self.tokens
+    def chosen(self, other: "Scores", rows: Tensor) -> "Scores":
+        """Those rows of both, the other's counted after the own ones."""
+        width = max(self.rewards.shape[1], other.rewards.shape[1])
+        wide = [
+            torch.nn.functional.pad(x.rewards, (0, width - x.rewards.shape[1]))
+            for x in (self, other)
+        ]
+        gold = None
+        if self.gold is not None and other.gold is not None:
+            gold = torch.cat([self.gold, other.gold])[rows]
+        index, none = rows.tolist(), [None] * len(self.shaped)
+        parts = {name: x + other.parts[name] for name, x in self.parts.items()}
+        names = self.log.extra | other.log.extra
+        extra = {n: self.log.extra.get(n, none) + other.log.extra.get(n, none) for n in names}
+        metrics = {
+            name: self.log.metrics.get(name, []) + other.log.metrics.get(name, [])
+            for name in self.log.metrics | other.log.metrics
+        }
+        return Scores(
+            torch.cat([self.scores, other.scores])[rows],
+            torch.cat([self.shaped, other.shaped])[rows],
+            torch.cat(wide)[rows],
+            gold,
+            {name: [x[i] for i in index] for name, x in parts.items()},
+            Log(len(index), metrics, {name: [x[i] for i in index] for name, x in extra.items()}),
+        )
+
+
+def differing_groups(shaped: Tensor, group_size: int) -> Tensor:
+    """Whether the scores (B,) of a group differ, (B / group_size,); NaN is no score."""
+    groups = shaped.reshape(-1, group_size)
+    least = groups.nan_to_num(nan=torch.inf).min(1).values
+    return groups.nan_to_num(nan=-torch.inf).max(1).values > least
 
 
 def score(
@@ -49,22 +78,27 @@ def score(
     columns: dict[str, list[Any]],
     score_clip: float | None = None,
     missing_eos_penalty: float = 0.0,
+    mask_truncated: bool = False,
     state: TrainerState | None = None,
 ) -> Scores:
     """Score completions by the reward and the gold; `columns` are the data's, one value per row.
 
     Scores are clipped to plus or minus `score_clip`; then `missing_eos_penalty` is subtracted from
-    those of completions that were cut at the length limit. Of scores per token the sum is clipped;
-    both changes fall on the last token. Raises as `score_completions`.
+    those of completions that were cut at the length limit, or, if `mask_truncated`, these have no
+    shaped score. Of scores per token the sum is clipped; both changes fall on the last token.
+    Raises as `score_completions`.
     """
     log = Log(len(completions.texts))
     answer, parts = _answers(reward, completions, columns, state, log)
     scores = _totals(answer, completions)
     shaped = scores if score_clip is None else scores.clamp(-score_clip, score_clip)
-    shaped = shaped - missing_eos_penalty * (~completions.finished).to(scores.dtype)
+    if mask_truncated:
+        shaped = torch.where(completions.finished, shaped, torch.nan)
+    else:
+        shaped = shaped - missing_eos_penalty * (~completions.finished).to(scores.dtype)
     measured = None if gold is None else score_completions(gold, completions, columns)[0]
-    tokens = _of_tokens(answer, scores, shaped, completions)
-    return Scores(scores, shaped, measured, parts, tokens, log)
+    rewards = _of_tokens(answer, scores, shaped, completions)
+    return Scores(scores, shaped, rewards, measured, parts, log)
 
 
 def score_completions(
@@ -129,12 +163,9 @@ def _totals(answer: list[Score], completions: Completions) -> Tensor:
 
 def _of_tokens(
     answer: list[Score], scores: Tensor, shaped: Tensor, completions: Completions
-) -> Tensor | None:
-    """Rewards (B, T) of the tokens, whose sums are `shaped` (B,); None if no score is a list."""
-    if not any(isinstance(score, list) for score in answer):
-        return None
-    rewards = torch.zeros_like(completions.logprobs)
-    at_last = shaped.clone()
+) -> Tensor:
+    """Rewards (B, T) of the tokens, whose sums are `shaped` (B,)."""
+    rewards, at_last = torch.zeros_like(completions.logprobs), shaped.clone()
     for row, score in enumerate(answer):
         if isinstance(score, list):
             rewards[row, : len(score)] = rewards.new_tensor(score)

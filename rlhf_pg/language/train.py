@@ -42,13 +42,14 @@ from rlhf_pg.language.policy import make_policy_and_reference
 from rlhf_pg.language.rollout import (
     Scores,
     completion_rows,
+    differing_groups,
     exact_kl,
     kl_per_token,
     language_rollout,
     reference_logprobs,
     score,
 )
-from rlhf_pg.language.sampling import Completions, check_rows_fit, sample
+from rlhf_pg.language.sampling import Completions, check_rows_fit, concatenated, sample
 from rlhf_pg.progress import Progress, command, console, plain
 from rlhf_pg.runs import Run, discarded_if_empty
 
@@ -181,21 +182,28 @@ class Trainer:
         self.objectives: list[float] = []  # of the iterations since the last comparison
         self.best: float | None = None  # greatest mean of those so far
         self.iteration = 0  # iterations done
+        self.redrawn = 0  # groups drawn anew in the last one, over all processes
 
     def step(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """One iteration. Returns its metrics over all processes, and a few of its completions."""
         began = time.perf_counter()
         batch = next(self.prompts)
-        completions, scores, ref_logprobs, rollout = self.collect(batch, self.generator)
+        completions, scores, ref_logprobs, rollout = self.collect(
+            batch, self.generator, self.config.dynamic_sampling
+        )
 
         # Learn: epochs of minibatches, each a gradient step.
         coefficient = self.kl.coef
         metrics = self.average(self.measure(completions, scores, ref_logprobs))
         metrics |= self.logged_by_rewards(scores.log)
         metrics["kl_coef"] = coefficient
-        if "score" in metrics:  # else no row has a score
+        if self.config.dynamic_sampling:
+            groups = self.config.rows // self.config.samples_per_prompt
+            metrics["redrawn"] = self.redrawn / groups
+        if "score" in metrics:
             every = torch.tensor(sum(self.gather(scores.scores.tolist()), []))
             metrics["score_std"] = float(every[~every.isnan()].std(correction=0))
+        if "shaped_score" in metrics:  # else there is nothing to learn from
             metrics["objective"] = metrics.pop("shaped_score") - coefficient * metrics["kl"]
             with self.timed("update"):
                 metrics |= self.learner.update(rollout)
@@ -213,20 +221,16 @@ class Trainer:
         return metrics, rows
 
     def collect(
-        self, batch: data.Rows, generator: torch.Generator
+        self, batch: data.Rows, generator: torch.Generator, redraws: int = 0
     ) -> tuple[Completions, Scores, Tensor, Rollout]:
-        """Completions of a batch of prompts, their scores, reference log-probabilities, rollout."""
+        """Completions of a batch of prompts, their scores, reference log-probabilities, rollout.
+
+        Groups of equal scores are replaced in at most `redraws` rounds.
+        """
         config = self.config
-        # Sample: one completion per row, with the log-probability and value of every token.
-        with self.timed("sampling"):
-            completions = sample(
-                self.policy, self.tokenizer, batch["prompt"], config.max_new_tokens, generator
-            )
-        # Score: rewards read whole texts; clipping and the missing-EOS penalty follow.
-        with self.timed("reward"):
-            clip, penalty = config.score_clip, config.missing_eos_penalty
-            state = TrainerState(self.iteration, config.iterations)
-            scores = score(self.reward, self.gold, completions, batch, clip, penalty, state)
+        completions, scores = self.sample_and_score(batch, generator)
+        if redraws:
+            completions, scores = self.with_differing_scores(completions, scores, redraws)
         with self.timed("reference"):
             ref_logprobs = reference_logprobs(self.reference, completions)
         # A completion is an episode: the score on its last token, -beta * k1 on every token.
@@ -241,12 +245,64 @@ class Trainer:
         )
         return completions, scores, ref_logprobs, rollout
 
+    def sample_and_score(
+        self, batch: data.Rows, generator: torch.Generator
+    ) -> tuple[Completions, Scores]:
+        """Completions of a batch of prompts and their scores."""
+        config = self.config
+        # Sample: one completion per row, with the log-probability and value of every token.
+        with self.timed("sampling"):
+            completions = sample(
+                self.policy, self.tokenizer, batch["prompt"], config.max_new_tokens, generator
+            )
+        # Score: rewards read whole texts; clipping and the missing-EOS penalty follow.
+        with self.timed("reward"):
+            scores = score(
+                self.reward,
+                self.gold,
+                completions,
+                batch,
+                config.score_clip,
+                config.missing_eos_penalty,
+                config.mask_truncated,
+                TrainerState(self.iteration, config.iterations),
+            )
+        return completions, scores
+
+    def with_differing_scores(
+        self, completions: Completions, scores: Scores, rounds: int
+    ) -> tuple[Completions, Scores]:
+        """The batch with groups of equal scores replaced by groups of new prompts.
+
+        What is still missing after `rounds` keeps its equal scores. Adds to `redrawn`.
+        """
+        group, processes = self.config.samples_per_prompt, self.accelerator.num_processes
+        self.redrawn = 0
+        for _ in range(rounds):
+            differ = differing_groups(scores.shaped, group)
+            # As many in every process, since a reward may exchange moments with the others.
+            most = max(self.gather(int((~differ).sum())))
+            if not most:
+                break
+            self.redrawn += most * processes
+            more, others = self.sample_and_score(
+                self.prompts.draw(most * processes), self.generator
+            )
+            useful = differing_groups(others.shaped, group).nonzero().squeeze(1)
+            replaced = (~differ).nonzero().squeeze(1)[: len(useful)]
+            chosen = torch.arange(len(differ), device=differ.device)
+            chosen[replaced] = len(differ) + useful[: len(replaced)]
+            rows = (chosen[:, None] * group + torch.arange(group, device=differ.device)).flatten()
+            completions = concatenated(completions, more)[rows]
+            scores = scores.chosen(others, rows)
+        return completions, scores
+
     def measure(
         self, completions: Completions, scores: Scores, ref_logprobs: Tensor
     ) -> dict[str, Tensor]:
         """Values of this process's completions, keys as in runs.METRICS; NaN has no part in means.
 
-        Of a completion without a score only the length and the EOS are counted.
+        The KL is that of the completions that are learned from.
         """
         values = {"score": scores.scores, "shaped_score": scores.shaped, **_parts(scores)}
         if scores.gold is not None:
@@ -259,12 +315,14 @@ class Trainer:
             "kl": kl_per_token(completions, ref_logprobs).sum(1),
             "kl_k3": zero_padding(k3, completions.mask).sum(1),
         }
-        scored = ~scores.scores.isnan()
-        values = {name: torch.where(scored, x, torch.nan) for name, x in values.items()}
+        learned = ~scores.shaped.isnan()
+        for name in ("kl", "kl_k3", "kl_exact"):
+            if name in values:
+                values[name] = torch.where(learned, values[name], torch.nan)
         return values | {
             "length": completions.mask.sum(1).float(),
             "eos_rate": completions.finished.float(),
-            "scored": scored.float(),
+            "scored": learned.float(),
         }
 
     def average(self, values: dict[str, Tensor]) -> dict[str, float]:

@@ -24,6 +24,8 @@ CONFIGS = {
     "batch mean": LearnerConfig(baseline="batch-mean"),
     "moving average": LearnerConfig(baseline="moving-average"),
     "optimal constant": LearnerConfig(baseline="optimal"),
+    "batch deviation": LearnerConfig(baseline="group-centred", divide_by_batch_std=True),
+    "row, in parts": LearnerConfig(reduction="row", micro_rows=1),
     "stopped early": algorithm("ppo", minibatches=1, epochs=5, target_kl=1e-3),
     # The first process has no row with a score, the second a group with one.
     **{f"unscored, {name}": algorithm(name, minibatches=1) for name in ("ppo", "rloo", "grpo")},

@@ -36,14 +36,16 @@ class Method:
     def couples(self) -> bool:
         """Whether an episode's weights depend on the other episodes of its batch."""
         config = self.config
-        coupled = config.whiten_advantages or config.reduction == "token"
+        scaled = config.whiten_advantages or config.divide_by_batch_std
+        coupled = scaled or config.reduction == "token"
         return coupled or config.baseline in COMPARING
 
     @property
     def rescaled(self) -> bool:
         """Whether its scale is arbitrary: divided by a deviation, or by a number of tokens."""
         config = self.config
-        divided = config.whiten_advantages or config.baseline == "group"
+        scaled = config.whiten_advantages or config.divide_by_batch_std
+        divided = scaled or config.baseline == "group"
         return divided or config.reduction != "episode"
 
     def weights(
