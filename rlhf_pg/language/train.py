@@ -102,7 +102,8 @@ def train(
                 if log_samples:
                     run.samples({"iteration": iteration, **row} for row in samples)
                 if fixed:  # after the update: how far it moved the probability of each token
-                    run.tokens(token_records.after_update(*fixed, trainer.policy))
+                    learner = config.learner
+                    run.tokens(token_records.after_update(*fixed, trainer.policy, learner))
                 progress.update(iteration, **{k: line[k] for k in shown if k in line})
             trainer.keep_best(run, iteration, metrics.get("objective"))
             state = partial(trainer.state_dict, run, iteration)
