@@ -171,6 +171,9 @@ SYNONYMS = {  # names from other libraries
     "clip_range": ["clip"],
     "cliprange": ["clip"],
     "n_epochs": ["epochs"],
+    "epsilon": ["clip"],
+    "epsilon_high": ["clip_high"],
+    "importance_sampling_level": ["ratio"],
 }
 
 

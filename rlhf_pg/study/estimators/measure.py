@@ -33,7 +33,7 @@ ESTIMATOR: dict[str, str] = {
     "family": "reinforce, reward-to-go, baseline, gae, group, ppo or variant",
     "lam": "GAE's lambda, or null",
     "critic": "whose values it uses: zero, fitted, own or exact; or null",
-    "steps": "PPO, variants: gradient steps from the sampling policy to the measured one; else null",
+    "steps": "PPO, variants: gradient steps from the sampling policy to the measured one; or null",
     "moved": "PPO: KL(sampling policy || measured policy), nats per step; else left out",
     "expected_exactly": "whether the measures are sums over all episodes, without sampling error",
     "rescaled": "whether estimates are first multiplied by `scale`, since their scale is arbitrary",
