@@ -98,7 +98,7 @@ def measure(source: Source) -> dict[str, Any]:
             for name, about in source.critics.items()
         ),
         "constants": constants,
-        "methods": entries,
+        "methods": sorted(entries, key=lambda entry: entry["family"] == "variant"),  # at the end
     }
 
 
@@ -121,8 +121,8 @@ def _after_ppo_steps(
         if steps == VARIANTS_AFTER:
             chosen += variants(source.gamma, steps)
         moved = kl_per_step(policy, batches[:BLOCKS])
-        measured = estimate(policy, batches, chosen, constants, truth)
-        entries += [{**entry, "moved": moved} for entry in measured]
+        estimated = estimate(policy, batches, chosen, constants, truth)
+        entries += [{**entry, "moved": moved} for entry in estimated]
     return entries
 
 
