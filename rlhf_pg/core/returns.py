@@ -17,7 +17,7 @@ def discounted_sum(x: Tensor, decay: Discount) -> Tensor:
 
     Nothing passes a decay of 0, not even an infinity.
     """
-    x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+    x = x.to(torch.result_type(x, 1.0))
     decays = torch.as_tensor(decay, dtype=x.dtype, device=x.device).expand_as(x)
     passing = decays != 0
     columns: list[Tensor] = []

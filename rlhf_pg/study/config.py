@@ -199,3 +199,15 @@ class ExamplesConfig(Options):
     example: str = "all"
     """One of softmax-step, bernoulli-bandit, two-step-td, reward-to-go, gae and
     rock-paper-scissors, or all of them."""
+
+
+@dataclass
+class ExerciseConfig(Options):
+    """List the exercises, write the template of one, or grade a solution."""
+
+    name: str | None = None
+    """Name of an exercise, which is that of the function to write. Default: list them all."""
+    file: str | None = None
+    """Python file with your solution, whose code is run. Default: write a template, NAME.py."""
+    timeout: float = option(10.0, above=0)
+    """Seconds after which a solution is stopped, usually 10."""
