@@ -60,11 +60,11 @@ def test_a_sequence_has_the_geometric_mean_of_its_ratios():
     advantages = torch.full((1, 3), 1.5)
     options = {"clip": 2.0, "reduction": "row", "ratio": "sequence"}
     loss = ppo_clip_loss(now, torch.zeros(1, 3), advantages, mask, **options)
-    assert float(loss) == pytest.approx(-3)
+    assert loss.item() == pytest.approx(-3)
     slope = torch.autograd.grad(loss, now)[0]
     assert_close(slope, torch.tensor([[-1.5, -1.5, 0.0]]))
     clipped = ppo_clip_loss(now, torch.zeros(1, 3), advantages, mask, 0.5, "row", ratio="sequence")
-    assert float(clipped) == pytest.approx(-1.5 * 1.5)
+    assert clipped.item() == pytest.approx(-1.5 * 1.5)
 
 
 def test_the_row_reduction_is_a_mean_of_means():
