@@ -65,7 +65,7 @@ COMMANDS: dict[str, Command] = {
         "rlhf_pg.label:label",
     ),
     "train": Command(
-        "fine-tune a language model toward a reward: reinforce ... ppo, rloo, grpo",
+        "fine-tune a language model toward a reward: reinforce ... ppo, rloo, grpo, dapo",
         f"{LANGUAGE}.config:TrainConfig",
         f"{LANGUAGE}.train:train",
         preset=f"{LANGUAGE}.config:preset",

@@ -55,6 +55,10 @@ METRICS: dict[str, str] = {
     "kl_coef": "coefficient of the KL penalty",
     "objective": "what is maximised: score (clipped, minus the missing-EOS penalty) - kl_coef * kl",
     "reward/NAME": "mean of one component of a composed reward, over the rows it applies to",
+    "log/NAME": "mean of what a reward logged as NAME by log_metric",
+    "scored": "share of completions that are learned from, if it is below 1: with a score, and not "
+    "masked as truncated; kl and objective are theirs",
+    "redrawn": "groups drawn anew because their scores were equal, per group of the rollout",
     "length": "mean tokens of a completion, EOS included",
     "eos_rate": "share of completions that ended with EOS",
     "tokens_per_second": "tokens sampled and learned from, per second of the iteration",
@@ -121,8 +125,8 @@ TOKEN: dict[str, str] = {
     "entropy": "of pi(.|s_t)",
     "top": "the five likeliest alternatives, [text, probability]",
     "kl": "k1 = logprob - ref_logprob",
-    "score": "reward before the KL penalty; for text the whole shaped score (clipped, minus the "
-    "missing-EOS penalty) at the last token",
+    "score": "reward before the KL penalty; for text the shaped score (clipped, minus the "
+    "missing-EOS penalty) at the last token, or its share of the token if the reward gives such",
     "reward": "reward given to the learner: score - kl_coef * kl, or score if kl_in is loss",
     "value": "the critic's V(s_t); 0 without a critic",
     "next_value": "V(s_{t+1}); 0 after a terminal step",

@@ -1,6 +1,7 @@
 """A run or a model opened again: its policy and critic, and the reward and prompts it had."""
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
@@ -196,13 +197,18 @@ class LoadedRun:
         logprobs = self.policy.evaluate(unscored(completions)).logprobs
         return torch.where(completions.mask, logprobs, 0.0)
 
-    def advantages(self, completions: Completions, scores: Sequence[float] | Tensor) -> Tensor:
+    def advantages(
+        self, completions: Completions, scores: Sequence[float | None] | Tensor
+    ) -> Tensor:
         """Advantages (B, T) of completions with `scores` (B,), as the run's learner estimates them.
 
         Before whitening, and 0 on padding. The scores are taken as they are; the KL penalty is
         added. Without a critic, they are rewards-to-go, or what the run's baseline makes of them.
+        Rows whose score is None have advantage 0.
         """
-        shaped = torch.as_tensor(scores, dtype=torch.float32, device=completions.mask.device)
+        if not isinstance(scores, Tensor):
+            scores = torch.tensor([math.nan if score is None else score for score in scores])
+        shaped = scores.to(completions.mask.device, torch.float32)
         if shaped.shape != completions.finished.shape:
             raise ValueError(
                 f"scores is {tuple(shaped.shape)}, but there are {len(completions.texts)} "

@@ -20,6 +20,7 @@ from rlhf_pg.core.returns import gae
 from rlhf_pg.language import data, token_records
 from rlhf_pg.language.enumeration import enumerable
 from rlhf_pg.language.loaded import LoadedRun, open_run
+from rlhf_pg.language.rollout import all_scored
 from rlhf_pg.progress import Progress, console, number
 from rlhf_pg.reading import FLAG, NUMBER, Shape
 from rlhf_pg.study.config import CreditConfig
@@ -92,7 +93,8 @@ def measure(
     # The steps of a training iteration before the update: sample, score, rollout, advantages.
     completions = run.complete(columns, generator)
     scores = run.score(completions, columns)
-    rollout, ref_logprobs = run.rollout(completions, scores.shaped)
+    all_scored(scores.shaped, completions)
+    rollout, ref_logprobs = run.rollout(completions, scores.rewards)
     records = token_records.episodes(
         run.policy,
         run.tokenizer,
