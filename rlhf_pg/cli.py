@@ -160,6 +160,11 @@ COMMANDS: dict[str, Command] = {
         positional="bug",
         positional_help="The name of one, or all.",
     ),
+    "study playground": Command(
+        "write a page on which small policies learn before your eyes",
+        "rlhf_pg.study.config:PlaygroundConfig",
+        "rlhf_pg.study.playground:main",
+    ),
     "study examples": Command(
         "work through small examples of the theory in numbers",
         "rlhf_pg.study.config:ExamplesConfig",

@@ -9,7 +9,7 @@ from reward_models.files import saved_text
 from rlhf_pg import chart
 from rlhf_pg.chart import BLUE, ORANGE, Series, panel, picture, signed, ticks
 from rlhf_pg.progress import command
-from rlhf_pg.study.report.page import content_policy
+from rlhf_pg.study.web import content_policy
 
 Curve = Sequence[Mapping[str, float]]  # lines of metrics.jsonl
 

@@ -199,3 +199,11 @@ class ExamplesConfig(Options):
     example: str = "all"
     """One of softmax-step, bernoulli-bandit, two-step-td, reward-to-go, gae and
     rock-paper-scissors, or all of them."""
+
+
+@dataclass
+class PlaygroundConfig(Options):
+    """Write a page on which small policies learn before your eyes."""
+
+    output: str = "playground.html"
+    """File of the page; an older one is replaced."""

@@ -40,8 +40,8 @@ AGREEMENT: dict[str, str] = {
     "rmse": "root mean squared error of the estimate, with the noise of the measurement removed",
     "bias": "mean of estimate - true advantage",
     "noise": "root mean squared standard error of the measured true advantages",
-    "advantage": "the same numbers of the advantage that the learner used; for a run with a critic, "
-    "gae has them at its lambda too",
+    "advantage": "the same numbers of the advantage that the learner used; with a critic, gae has "
+    "them at the run's lambda too",
     "value_correlation": "correlation of the critic's V with the true V",
     "value_bias": "mean of V - true V",
 }
