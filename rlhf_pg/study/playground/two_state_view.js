@@ -3,7 +3,7 @@ function twoStateSection() {
   const RULES = { free: ["free: θ + η·g", "neg"], kl: ["KL-limited", "third"], natural: ["natural gradient", "ink"],
     clipped: ["clipped (PPO)", "pos"] };
   const at = { a: 0.2, b: 0.1, rewards: [[0, 1], [-0.4, -2]], count: 50, weigh: "to-go", gradient: "sampled", eta: 40,
-    limit: 0.005, clip: 0.2, look: "free" };
+    limit: 0.005, clip: 0.2, look: "kl" };
   const now = {}; // of each rule: its path of theta, its last sample and gradient
   function sampleAt(theta, rule) {
     const old = twoState.exact(theta, at.rewards), draw = now[rule].draw;

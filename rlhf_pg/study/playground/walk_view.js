@@ -30,13 +30,18 @@ function walkSection() {
     drawChain(V);
   }
   function drawChain(V) { // the five states, with V and the critic
-    const width = roomOf($("walk-chain")), true_ = walk.values(at.gamma), x = (i) => (i + 1) * width / 7;
+    const width = roomOf($("walk-chain")), true_ = walk.values(at.gamma), x = (i) => (i + 1.3) * width / 7;
     const svg = s("svg", { viewBox: `0 0 ${width} 78`, width, height: 78, role: "img",
       "aria-label": "the walk, its values and the critic's" });
     svg.append(s("line.grid", { x1: x(0), x2: x(5) + width / 14, y1: 26, y2: 26 }));
-    V.forEach((v, i) => svg.append(s(i === 2 ? "circle.fill-pos" : "circle.fill-quiet", { cx: x(i), cy: 26, r: 12 }),
-      s("text", { x: x(i), y: 54, "text-anchor": "middle" }, `V ${num(true_[i])}`),
-        s("text", { x: x(i), y: 70, "text-anchor": "middle" }, `critic ${num(v)}`)));
+    const below = (px, y, text, anchor = "middle") => svg.append(s("text", { x: px, y, "text-anchor": anchor }, text));
+    V.forEach((v, i) => {
+      svg.append(s(i === 2 ? "circle.fill-pos" : "circle.fill-quiet", { cx: x(i), cy: 26, r: 12 }));
+      below(x(i), 54, minus(true_[i].toFixed(2)));
+      below(x(i), 70, minus(v.toFixed(2)));
+    });
+    below(0, 54, "true V", "start");
+    below(0, 70, "critic", "start");
     svg.append(s("text", { x: x(5), y: 30, "text-anchor": "middle" }, "+1"),
       s("text", { x: x(2), y: 10, "text-anchor": "middle" }, "start, step right"));
     $("walk-chain").replaceChildren(svg);
