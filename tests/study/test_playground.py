@@ -304,8 +304,8 @@ def test_the_gaussian_estimates_have_the_moments_of_torchs_derivatives(tab, rewa
         mean = weights @ rows
         close(found[name]["mean"], mean)
         close(found[name]["variance"], float(weights @ (rows**2).sum(1) - (mean**2).sum()))
-        call = "playground.gaussianPolicy[given[2]](-0.3, 0.8, given[0], playground.REWARDS[given[1]])"
-        close(js(tab, call, float(eps[2300]), reward, name), rows[2300])
+        call = "playground.gaussianPolicy[given[0]](...given[1], playground.REWARDS[given[2]])"
+        close(js(tab, call, name, [-0.3, 0.8, float(eps[2300])], reward), rows[2300])
 
 
 # -- the page --------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ function inspectToken() { // all numbers of the selected token, and the computat
   const numbers = [[control && !get("top")?.length ? "density π(a|s)" : "probability π(a|s)",
     num(Math.exp(get("logprob") ?? NaN))],
     ["log-probability log π, nats", num(get("logprob"))],
-    ["log-probability under the reference", num(get("ref_logprob"))], ["KL to the reference, nats", signed(get("kl"))],
+    ["log-probability of the reference", num(get("ref_logprob"))], ["KL to the reference, nats", signed(get("kl"))],
     ["entropy, nats", num(get("entropy"))],
     [control ? "raw reward of the environment" : "score", num(get("score"))],
     ["critic's value V", critic ? signed(get("value")) : "–"],
@@ -29,8 +29,8 @@ function inspectToken() { // all numbers of the selected token, and the computat
     ["probability ratio after the update", num(get("ratio")) + (get("clipped") ? ", clipped" : "")],
     ["advantage A, as recorded", signed(get("advantage"))], ["true value", se("true_value")],
     ["true advantage", se("true_advantage")],
-    ["error of the advantage", isNumber(off)
-      ? signed(off) + (error > 0 ? ` (${(Math.abs(off) / error).toFixed(1)} standard errors)` : "") : "–"],
+    ["error of the advantage", isNumber(off) ? signed(off) : "–"],
+    ["… in standard errors of the truth", isNumber(off) && error > 0 ? (Math.abs(off) / error).toFixed(1) : "–"],
     ["state", get("state") ? get("state").slice(0, 8).map(short).join(", ") : "–"]];
   const top = get("top") ?? [], drawn = get("token"), same = (text) => spell(text) === spell(drawn);
   const bars = top.some(([text]) => same(text)) || !top.length || !isNumber(get("logprob")) ? top
