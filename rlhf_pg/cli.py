@@ -4,7 +4,9 @@ import argparse
 import difflib
 import importlib
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -232,9 +234,18 @@ def _group(word: str) -> dict[str, Command]:
 
 
 def overview(commands: Mapping[str, Command] = COMMANDS) -> str:
-    """All commands, or these, one line each."""
-    width = max(map(len, commands)) + 2
-    lines = [f"  {name:<{width}}{command.help}" for name, command in commands.items()]
+    """All commands, or these, with what they do, as wide as the terminal."""
+    width = max(map(len, commands)) + 4
+    columns = max(width + 20, shutil.get_terminal_size((200, 24)).columns)
+    lines = [
+        textwrap.fill(
+            command.help,
+            columns,
+            initial_indent=f"  {name}".ljust(width),
+            subsequent_indent=" " * width,
+        )
+        for name, command in commands.items()
+    ]
     return "\n".join(
         [
             USAGE,

@@ -275,7 +275,7 @@ BAD = {
     "groups that do not divide": ("study estimators --rows 3", "rows (3) must be a multiple of"),
     "an unknown bug": ("study bugs kl-sing", "no bug 'kl-sing'"),
     "an unknown example": ("study examples gea", "gea"),
-    "half a command": ("study --lam 1", "unknown command 'study --lam': use one of study oracle"),
+    "half a command": ("study --lam 1", "unknown command 'study --lam'"),
     "an output that is taken": (TRAIN + " --output taken", "taken already holds something; choose"),
 }  # fmt: skip
 
