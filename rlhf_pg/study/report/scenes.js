@@ -59,7 +59,7 @@ function scene(e, id, moved) {
   };
   host.append(svg, said);
   player(host, { id: `scene-${id}`, perSecond: kind.rate,
-    advance: () => { at = Math.min(at + 1, last); return at < last; },
+    advance: () => { at = at === last ? 0 : at + 1; return at < last; },
     draw: () => moved(at), reset: () => { at = 0; } });
   host.append(h("p.quiet", kind.about));
   show(0);
