@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -87,7 +88,32 @@ def open_pretrained(
             raise RewardError(
                 f"{str(name)!r} has weights that are no finite numbers (first: {key})"
             )
+    _fuse_activations(model)
     return model
+
+
+def _fuse_activations(model: Any) -> None:
+    """Replace GPT-2's GELU, eight operations in transformers, by the same function in one."""
+    import torch
+    from transformers.activations import NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, torch.nn.GELU(approximate="tanh"))
+
+
+def limit_threads(model: Any) -> None:
+    """Use one thread for a model under five million parameters, unless OMP_NUM_THREADS is set.
+
+    Such work is too small to share: threads mostly wait for each other and, on a busy machine, for
+    other programs.
+    """
+    import torch
+
+    small = sum(p.numel() for p in model.parameters()) < 5_000_000
+    if small and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def save_vocabulary(folder: Path, tokenizer: Any) -> None:

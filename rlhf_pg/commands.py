@@ -15,6 +15,7 @@ from reward_models.files import saved_text
 from reward_models.loading import load_reward
 from reward_models.preference import check_pairs, learning_curve, split, without_equal
 from reward_models.preference import train as train_reward_model
+from reward_models.pretrained import limit_threads
 from reward_models.reward_model import RewardModel
 from reward_models.rules import FILM_NOTES_GOLD
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
@@ -34,7 +35,7 @@ def reward(config: RewardConfig, resume: Path | None = None, until: int | None =
     `resume` is the folder of an interrupted run of this config; `until` a step to stop after.
     """
     base, tokenizer = models.load(config.model)  # a clear error if it is no language model
-    models.limit_threads(base)
+    limit_threads(base)
     pairs, held_out = _read_pairs(config, tokenizer)
     for size in config.curve or []:
         if not 1 <= size <= len(pairs):

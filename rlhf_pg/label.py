@@ -23,6 +23,7 @@ from rich.text import Text
 
 from reward_models.files import saved_text
 from reward_models.loading import load_reward
+from reward_models.pretrained import limit_threads
 from rlhf_pg.language import data, models
 from rlhf_pg.language.config import LabelConfig
 from rlhf_pg.language.policy import LanguagePolicy
@@ -256,7 +257,7 @@ def make_pairs(config: LabelConfig, reward: Reward | None, skip: int = 0) -> lis
     pair before any gives a second. Raises ValueError for options that make no pairs.
     """
     model, tokenizer = models.load(config.model)
-    models.limit_threads(model)
+    limit_threads(model)
     device = Accelerator(cpu=config.device == "cpu").device
     policy = LanguagePolicy(model, config.temperature, "none").to(device)
     columns = data.spread(data.read(config.data, "prompts", tokenizer=tokenizer), config.count)

@@ -72,6 +72,7 @@ METRICS: dict[str, str] = {
     "update_kl": "k3 estimate of KL(policy before || after) within the update",
     "ratio_drift": "mean |new/old probability - 1| of the actions",
     "first_ratio_drift": "the same in the first minibatch; above 1e-5, sampling and scoring differ",
+    "sampling_gap": "with bf16: |log-probability when sampled - when scored|, nats per token",
     "clip_fraction": "share of actions whose ratio left the clip range",
     "grad_norm": "norm of the gradient before clipping",
     "advantage_std": "standard deviation of the advantages",

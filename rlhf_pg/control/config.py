@@ -62,7 +62,10 @@ class ControlConfig(Options):
     total_steps: int = option(200_000, at_least=1)
     """Environment steps of the run, usually 50,000 to 1,000,000."""
     threshold: float | None = None
-    """Stop once an evaluation's mean exceeds this score by two standard errors; null: never."""
+    """Score at which a run counts as solved: the mean of an evaluation less two standard errors.
+    null: the environment's own, if any."""
+    stop_when_solved: bool = True
+    """Stop at the threshold, instead of after all steps."""
     eval_episodes: int = option(100, at_least=1, at_most=100_000)
     """Episodes per evaluation, usually 20 to 100, each in its own environment."""
     eval_interval: int = option(10_000, at_least=1)

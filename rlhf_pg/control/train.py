@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 
+from reward_models.pretrained import limit_threads
 from reward_models.state import random_state, set_random_state
 from rlhf_pg import chart
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
@@ -136,7 +138,8 @@ def learn(
                 state.next_evaluation = trainer.steps + config.eval_interval
                 scores = state.evaluate()
                 metrics["eval_score"], metrics["eval_score_std"] = scores.mean(), scores.std()
-                state.solved = surely_reaches(scores, config.threshold)
+                if config.stop_when_solved:
+                    state.solved = surely_reaches(scores, config.threshold)
             # Log.
             if log:
                 log(metrics)
@@ -160,6 +163,7 @@ class RunState:
         asynchronous = config.algorithm == "a3c"
         self.trainer = AsynchronousTrainer(config, Trainer) if asynchronous else Trainer(config)
         policy = self.trainer.policy
+        limit_threads(policy)
         # One episode in each environment, and environments that training never uses.
         environments = make_environments(config.env, config.eval_episodes, config.env_options)
         seed = config.seed + EVALUATION_SEED
@@ -247,6 +251,9 @@ def train(config: ControlConfig, resume: Path | None = None, until: int | None =
     training diverged.
     """
     state = RunState(config)
+    if config.threshold is None:
+        own = gymnasium.spec(config.env).reward_threshold
+        config = state.config = replace(config, threshold=own)
     title = f"{config.algorithm} on {config.env}"
     if resume is not None:
         saved = newest(resume)
@@ -304,7 +311,12 @@ def print_outcome(config: ControlConfig, outcome: Outcome) -> None:
         f"{'greedy' if config.greedy else 'sampled'} episodes, after {outcome.steps:,} steps and "
         f"{outcome.seconds:.1f} s of training"
     )
-    if config.threshold is not None and not outcome.solved:
+    if config.threshold is not None and outcome.solved:
+        console.print(
+            f"stopped: solved at {config.threshold:g}; --stop_when_solved false trains on to "
+            f"{config.total_steps:,} steps"
+        )
+    elif config.threshold is not None and config.stop_when_solved:
         console.print(f"the threshold of {config.threshold:g} was not reached")
     console.print(f"saved in {outcome.path}; next: {command('inspect', outcome.path)}")
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from reward_models.files import saved_text
 from reward_models.loading import load_reward
+from reward_models.pretrained import limit_threads
 from reward_models.rules import FILM_NOTES_GOLD
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.language import data, models
@@ -375,7 +376,7 @@ def open_bench(
     assert config.base and config.data and config.max_new_tokens and config.temperature
     device = Accelerator(cpu=config.device == "cpu").device
     model, tokenizer = models.load(config.model)
-    models.limit_threads(model)
+    limit_threads(model)
     columns = data.read(config.data, "prompts", "test", tokenizer)
     columns = data.spread(columns, config.prompts)
     data.check_prompt_lengths(model, tokenizer, columns["prompt"], config.max_new_tokens)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reward_models.pretrained import context_length
+from reward_models.pretrained import context_length, limit_threads
 from reward_models.state import fingerprint, random_state, set_random_state
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
 from rlhf_pg.core.options import made_from
@@ -34,7 +34,7 @@ def finetune(config: FinetuneConfig, resume: Path | None = None, until: int | No
         model = models.tiny_model(
             tokenizer, config.width, config.layers, config.heads, config.context
         )
-    models.limit_threads(model)
+    limit_threads(model)
     limit = context_length(model) or config.context
     encoded, held_out = (encode(tokenizer, texts, limit) for texts in (train, test))
     trainer = NextTokenTrainer(model, encoded, held_out, config)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reward_models.loading import load_reward
-from reward_models.pretrained import context_length
+from reward_models.pretrained import context_length, limit_threads
 from reward_models.rules import FILM_NOTES_GOLD
 from rlhf_pg.core.advantages import estimate_advantages
 from rlhf_pg.core.rollout import Rollout
@@ -43,7 +43,7 @@ class LoadedRun:
     def __init__(self, name: str, path: Path, config: TrainConfig, trust: bool = False) -> None:
         self.name, self.path, self.config, self.trust = name, path, config, trust
         model, self.tokenizer = models.load(name)
-        models.limit_threads(model)
+        limit_threads(model)
         self.policy = policy_from_folder(model, Path(models.model_folder(name)), config)
 
     @cached_property

@@ -1,7 +1,6 @@
 """Causal language models and tokenizers: from a folder, from the hub, or a tiny new one."""
 
 import inspect
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -175,15 +174,9 @@ def prepare_padding(tokenizer: Any) -> None:
     tokenizer.padding_side = "left"
 
 
-def limit_threads(model: torch.nn.Module) -> None:
-    """Use one thread for a model under five million parameters, unless OMP_NUM_THREADS is set.
-
-    Such work is too small to share: threads mostly wait for each other and, on a busy machine, for
-    other programs.
-    """
-    small = sum(p.numel() for p in model.parameters()) < 5_000_000
-    if small and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
+def without_adapters(model: Any) -> Any:
+    """The causal LM inside a LoRA model, whose layers hold the adapters; any other as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def save(folder: Path, model: Any, tokenizer: Any) -> None:

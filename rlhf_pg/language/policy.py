@@ -1,6 +1,7 @@
 """A causal LM as a policy over tokens, its critic, LoRA adapters, and the frozen reference."""
 
 import copy
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -8,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from reward_models.files import reward_model_folder
 from reward_models.lora import with_lora
@@ -16,6 +18,9 @@ from reward_models.reward_model import RewardModel
 from rlhf_pg.core.rollout import Evaluation, Rollout
 from rlhf_pg.language import models
 from rlhf_pg.language.config import Critic, TrainConfig
+from rlhf_pg.language.token_logprobs import token_logprobs
+
+GROUP_OVERHEAD = 256  # what one more forward pass costs, in tokens
 
 
 class Reference(Protocol):
@@ -100,39 +105,92 @@ class LanguagePolicy(nn.Module):
     def _precision(self, device: torch.device) -> Any:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16)
 
+    @cached_property
+    def plain_head(self) -> nn.Linear | None:
+        """The output layer, if the logits are just that layer of the last hidden state.
+
+        Some models scale or cap their logits: then None, and all logits are computed as they do.
+        """
+        lm = models.without_adapters(self.model)
+        head = lm.get_output_embeddings() if isinstance(lm, PreTrainedModel) else None
+        if not isinstance(head, nn.Linear) or lm.base_model is lm:
+            return None
+        if head.weight.dtype not in (torch.float32, torch.float64):
+            return None
+        ids = torch.arange(min(4, head.out_features), device=head.weight.device)[None]
+        one = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+        with torch.no_grad():
+            hidden, logits = lm.base_model(**one).last_hidden_state, lm(**one).logits
+            return head if torch.allclose(head(hidden), logits, atol=1e-5) else None
+
+    def read(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """fp32 log-probabilities (B, V) and values (B,) from last hidden states (B, D)."""
+        assert self.plain_head is not None
+        logprobs = (self.plain_head(hidden.float()) / self.temperature).log_softmax(-1)
+        if self.value_head is None:
+            return logprobs, torch.zeros(len(hidden), device=hidden.device)
+        return logprobs, self.value_head(hidden.float()).squeeze(-1)
+
     def evaluate(self, rollout: Rollout) -> Evaluation:
         """Log-probabilities, entropies and values (B, T) of the rollout's completions.
 
         `rollout.inputs` holds the prompts, left-padded: `input_ids` and `attention_mask` (B, P).
+        Rows of similar length are computed together, so that little time goes into padding.
         """
-        logprobs, values, actions = self._score(rollout)
-        chosen = logprobs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-        # A token of probability 0 adds nothing to the entropy, though its log may be -inf.
-        finite = logprobs.clamp(min=torch.finfo(logprobs.dtype).min)
-        entropies = -(logprobs.exp() * finite).sum(-1)
-        missing = rollout.mask.shape[1] - actions.shape[1]
-        chosen, entropies, values = (
-            nn.functional.pad(x, (0, missing)) for x in (chosen, entropies, values)
-        )
-        return Evaluation(chosen, entropies, values if self.critic != "none" else None)
+        lengths = rollout.mask.sum(1).long().tolist()
+        groups = similar_lengths(lengths, rollout.inputs["input_ids"].shape[1])
+        if len(groups) == 1:
+            logprobs, entropies, values = self._evaluate(rollout)
+        else:
+            device = rollout.mask.device
+            parts = [self._evaluate(rollout[torch.tensor(rows, device=device)]) for rows in groups]
+            place = torch.tensor(sum(groups, []), device=device).argsort()
+            logprobs, entropies, values = (torch.cat(x)[place] for x in zip(*parts, strict=True))
+        return Evaluation(logprobs, entropies, values if self.critic != "none" else None)
+
+    def _evaluate(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities, entropies and values, each (B, T), 0 beyond the longest row."""
+        ids, attention, actions = _without_padding(rollout)
+        steps = actions.shape[1]
+        if self.plain_head is None:
+            logprobs, values, _ = self(ids, attention, keep=steps)
+            chosen = logprobs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+            # A token of probability 0 adds nothing to the entropy, though its log may be -inf.
+            finite = logprobs.clamp(min=torch.finfo(logprobs.dtype).min)
+            entropies = -(logprobs.exp() * finite).sum(-1)
+        else:  # without the logits of all positions at once
+            hidden = self._hidden(ids, attention)[:, -steps:].float()
+            head, flat = self.plain_head, hidden.flatten(0, 1)
+            flat_logprobs, flat_entropies = token_logprobs(
+                flat, head.weight, head.bias, actions.flatten(), self.temperature
+            )
+            chosen, entropies = flat_logprobs.view_as(actions), flat_entropies.view_as(actions)
+            values = torch.zeros_like(chosen)
+            if self.value_head is not None:
+                read = hidden.detach() if self.critic == "detached" else hidden
+                values = self.value_head(read).squeeze(-1)
+            elif self.separate_critic is not None:
+                values = self.state_values(ids, attention, steps)
+        missing = (0, rollout.mask.shape[1] - steps)
+        return tuple(nn.functional.pad(x, missing) for x in (chosen, entropies, values))  # type: ignore[return-value]
+
+    def _hidden(self, ids: Tensor, attention: Tensor) -> Tensor:
+        """The last hidden states (B, T, D), after the final norm."""
+        with self._precision(ids.device):
+            out = models.without_adapters(self.model).base_model(
+                input_ids=ids,
+                attention_mask=attention,
+                position_ids=(attention.cumsum(-1) - 1).clamp(min=0),
+                use_cache=False,
+            )
+        hidden: Tensor = out.last_hidden_state
+        return hidden
 
     def distributions(self, rollout: Rollout) -> Tensor:
         """log pi of every token of the vocabulary at every step, (B, longest, V)."""
-        return self._score(rollout)[0]
-
-    def _score(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities (B, L, V), values (B, L) and actions (B, L), L the longest row."""
-        prompts, prompt_mask = rollout.inputs["input_ids"], rollout.inputs["attention_mask"]
-        # Columns that are padding in every row are cut off: they would only cost time.
-        start = int(prompt_mask.any(0).float().argmax())
-        steps = max(1, int(rollout.mask.bool().any(0).sum()))
-        mask = rollout.mask[:, :steps].long()
-        actions = rollout.actions[:, :steps] * mask  # any valid token will do for padding
-        ids = torch.cat([prompts[:, start:], actions], dim=1)
-        attention = torch.cat([prompt_mask[:, start:], mask], dim=1)
-        # V(s_t) and pi(a_t|s_t) are read one position before token t, so the last is not fed.
-        logprobs, values, _ = self(ids[:, :-1], attention[:, :-1], keep=steps)
-        return logprobs, values, actions
+        ids, attention, actions = _without_padding(rollout)
+        logprobs: Tensor = self(ids, attention, keep=actions.shape[1])[0]
+        return logprobs
 
     def save_critic(self, folder: Path) -> None:
         """Write the critic beside the LM: value_head.safetensors, or the folder critic/."""
@@ -148,6 +206,40 @@ class LanguagePolicy(nn.Module):
             return False
         _load_head(self.value_head, path)
         return True
+
+
+def _without_padding(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids and mask (B, P + L - 1) to feed, and the actions (B, L), L the longest row.
+
+    V(s_t) and pi(a_t|s_t) are read one position before token t, so the last token is not fed.
+    Columns that are padding in every row are cut off.
+    """
+    prompts, prompt_mask = rollout.inputs["input_ids"], rollout.inputs["attention_mask"]
+    start = int(prompt_mask.any(0).float().argmax())
+    steps = max(1, int(rollout.mask.bool().any(0).sum()))
+    mask = rollout.mask[:, :steps].long()
+    actions = rollout.actions[:, :steps] * mask  # any valid token will do for padding
+    ids = torch.cat([prompts[:, start:], actions], dim=1)
+    attention = torch.cat([prompt_mask[:, start:], mask], dim=1)
+    return ids[:, :-1], attention[:, :-1], actions
+
+
+def similar_lengths(lengths: list[int], prompt: int) -> list[list[int]]:
+    """Rows in groups of similar length: one, or more if that saves padding worth their overhead.
+
+    A group costs (prompt + its longest row) tokens for each of its rows, plus GROUP_OVERHEAD.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+
+    def split(rows: list[int]) -> list[list[int]]:
+        # Cutting before row i saves, for each row before it, the difference of the longest rows.
+        longest = lengths[rows[-1]]
+        saving, cut = max(
+            (i * (longest - lengths[rows[i - 1]]), i) for i in range(1, len(rows) + 1)
+        )
+        return [rows] if saving <= GROUP_OVERHEAD else split(rows[:cut]) + split(rows[cut:])
+
+    return split(order)
 
 
 class SeparateCritic(nn.Module):

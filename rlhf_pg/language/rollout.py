@@ -9,7 +9,7 @@ from torch import Tensor
 
 from reward_models.calling import call_with_parts, reward_name
 from rlhf_pg.core import kl
-from rlhf_pg.core.masked import zero_padding
+from rlhf_pg.core.masked import masked_mean, zero_padding
 from rlhf_pg.core.rollout import Rollout
 from rlhf_pg.language.policy import LanguagePolicy, Reference
 from rlhf_pg.language.sampling import Completions
@@ -64,6 +64,21 @@ def score_completions(
     )
     scores = torch.tensor([0.0 if score is None else score for score in answer])
     return scores.to(completions.logprobs.device), parts
+
+
+@torch.no_grad()
+def rescore(policy: LanguagePolicy, completions: Completions) -> float:
+    """Replace log-probabilities and values by those of the forward pass that trains.
+
+    In reduced precision, sampling with a cache and scoring without round differently, and the
+    first ratio of PPO would not be 1. Returns their mean absolute difference, nats per token.
+    """
+    now, mask = policy.evaluate(unscored(completions)), completions.mask
+    gap = masked_mean((now.logprobs - completions.logprobs).abs(), mask)
+    completions.logprobs = zero_padding(now.logprobs, mask)
+    if now.values is not None:
+        completions.values[:, :-1] = now.values
+    return float(gap)
 
 
 @torch.no_grad()

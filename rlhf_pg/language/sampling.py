@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
+from rlhf_pg.language import decode
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.memory import check_fits
 
@@ -84,33 +86,35 @@ def continue_from(
     lengths = torch.full((rows,), max_new_tokens, device=device)
     finished = torch.zeros(rows, dtype=torch.bool, device=device)
     live = torch.arange(rows, device=device)  # rows still being written
+    # One number for every token, from the generator's device so that runs repeat anywhere: what a
+    # row samples does not depend on which other rows have ended.
+    uniforms = torch.rand(max_new_tokens - start, rows, generator=generator, dtype=torch.float64)
+    uniforms = uniforms.to(device)
 
     # The first forward reads prompt and begun tokens, each later one only the newest token.
-    cache = DynamicCache(config=policy.model.config)
-    new = torch.cat([prompt_ids, begun], dim=1)
+    text = torch.cat([prompt_ids, begun], dim=1)
     attention = torch.cat([prompt_mask, torch.ones_like(begun)], dim=1)
+    logp, value, decoder = _read_prompts(policy, text, attention, max_new_tokens - start)
     for t in range(start, max_new_tokens):
-        logp, value, cache = policy(new, attention, keep=1, cache=cache)
-        logp, values[live, t] = logp[:, -1], value[:, -1]
-        token = logp.argmax(-1, keepdim=True) if greedy else _choose(logp, generator)
-        ids[live, t] = token.squeeze(1)
-        logprobs[live, t] = logp.gather(1, token).squeeze(1)
-        ended = live[(token.squeeze(1) == eos) & ~finished[live]]
+        values[live, t] = value
+        token = logp.argmax(-1) if greedy else choose(logp, uniforms[t - start, live])
+        ids[live, t] = token
+        logprobs[live, t] = logp.gather(1, token[:, None])[:, 0]
+        ended = live[(token == eos) & ~finished[live]]
         lengths[ended] = t + 1
         finished[ended] = True
         going = ~finished[live]
-        if not going.any():
+        if not going.any() or (t + 1 == max_new_tokens and policy.value_head is None):
             break
-        # Finished rows cost as much as live ones: drop them once they are a quarter of the batch.
-        if going.sum() <= 0.75 * len(live):
+        # Finished rows cost as much as live ones: drop them once they are an eighth of the batch.
+        if decoder.can_drop and going.sum() <= 0.875 * len(live):
             kept = going.nonzero().squeeze(1)
-            cache.batch_select_indices(kept)
-            live, token, attention = live[kept], token[kept], attention[kept]
-        new, attention = token, torch.cat([attention, torch.ones_like(token)], dim=1)
+            decoder.keep(kept)
+            live, token = live[kept], token[kept]
+        logp, value = decoder.step(token)
     else:
         # Rows cut at the limit: V of the state after their last token, for bootstrapping.
-        _, value, _ = policy(new, attention, keep=1, cache=cache)
-        values[live, max_new_tokens] = value[:, -1]
+        values[live, max_new_tokens] = value
 
     steps = int(lengths.max())
     mask = torch.arange(steps, device=device) < lengths[:, None]
@@ -133,10 +137,64 @@ def continue_from(
     )
 
 
-def _choose(logprobs: Tensor, generator: torch.Generator) -> Tensor:
-    """One token per row (B, 1), sampled on the generator's device so that runs repeat anywhere."""
-    probs = logprobs.exp().to(generator.device)
-    return torch.multinomial(probs, 1, generator=generator).to(logprobs.device)
+def choose(logprobs: Tensor, uniforms: Tensor) -> Tensor:
+    """One token per row (B,): the inverse of the cumulative distribution at `uniforms` (B,).
+
+    In float64: the sum of 50,000 float32 numbers would move the last tokens' probabilities.
+    """
+    cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)
+    wanted = (uniforms * cumulative[:, -1])[:, None]
+    # right=True: a token of probability 0 is never chosen.
+    tokens = torch.searchsorted(cumulative, wanted, right=True).clamp(max=logprobs.shape[1] - 1)
+    return tokens[:, 0]
+
+
+def _read_prompts(
+    policy: LanguagePolicy, text: Tensor, attention: Tensor, new: int
+) -> "tuple[Tensor, Tensor, decode.Decoder | OwnForward]":
+    """Log-probabilities (B, V) and values (B,) of the first new token, and what makes the next.
+
+    A text that several rows begin with is read once.
+    """
+    rows = torch.cat([text, attention], dim=1)
+    distinct, place = torch.unique(rows, dim=0, return_inverse=True)
+    whole = DynamicCache(config=policy.model.config)
+    if len(distinct) < len(rows) and _can_select(whole):
+        text_once, mask_once = distinct.split(text.shape[1], dim=1)
+        logp, value, cache = policy(text_once, mask_once, keep=1, cache=whole)
+        cache.batch_select_indices(place)
+        logp, value = logp[place], value[place]
+    else:
+        logp, value, cache = policy(text, attention, keep=1, cache=whole)
+    decoder: decode.Decoder | OwnForward = OwnForward(policy, cache, attention)
+    if policy.plain_head is not None and decode.supports(policy.model):
+        decoder = decode.Decoder(policy.model, policy.read, cache, attention, new, policy.bf16)
+    return logp[:, -1], value[:, -1], decoder
+
+
+class OwnForward:
+    """The next tokens by the model's own forward and transformers' cache: any architecture."""
+
+    def __init__(self, policy: LanguagePolicy, cache: DynamicCache, attention: Tensor) -> None:
+        self.policy, self.cache, self.attention = policy, cache, attention
+        self.can_drop = _can_select(cache)
+
+    def step(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (B, V) and values (B,) after one more token (B,) of each row."""
+        new = tokens[:, None]
+        self.attention = torch.cat([self.attention, torch.ones_like(new)], dim=1)
+        logp, value, self.cache = self.policy(new, self.attention, keep=1, cache=self.cache)
+        return logp[:, -1], value[:, -1]
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but these."""
+        self.cache.batch_select_indices(rows)
+        self.attention = self.attention[rows]
+
+
+def _can_select(cache: DynamicCache) -> bool:
+    """Whether rows of the cache can be selected: those of state-space layers cannot."""
+    return all(isinstance(layer, DynamicLayer) for layer in cache.layers)
 
 
 def encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:

@@ -20,7 +20,7 @@ from reward_models.calling import reward_name
 from reward_models.combine import alone
 from reward_models.loading import code_file, load_reward, references
 from reward_models.lora import merged
-from reward_models.pretrained import open_pretrained
+from reward_models.pretrained import limit_threads, open_pretrained
 from reward_models.rules import FILM_NOTES_GOLD
 from reward_models.state import fingerprint, random_state, set_random_state
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
@@ -45,6 +45,7 @@ from rlhf_pg.language.rollout import (
     kl_per_token,
     language_rollout,
     reference_logprobs,
+    rescore,
     score,
 )
 from rlhf_pg.language.sampling import Completions, check_rows_fit, sample
@@ -151,7 +152,7 @@ class Trainer:
         self.reward.gather = self.gather  # running moments count the rows of all processes
         self.gold = load_reward(gold) if gold else None
         model, self.tokenizer = models.load(config.model)
-        models.limit_threads(model)
+        limit_threads(model)
         rows = data.read(config.data, "prompts", tokenizer=self.tokenizer)
         self.data_fingerprint = fingerprint(rows)
         data.check_prompt_lengths(model, self.tokenizer, rows["prompt"], config.max_new_tokens)
@@ -173,6 +174,7 @@ class Trainer:
         )
         count = max(1, config.samples_kept // config.samples_per_prompt)
         self.fixed_prompts = data.spread(rows, count, config.samples_per_prompt)
+        self.sampling_gap = 0.0  # of the last rollout, with bf16
         self.stage_seconds: dict[str, float] = {}  # of the last step
         self.objectives: list[float] = []  # of the iterations since the last comparison
         self.best: float | None = None  # greatest mean of those so far
@@ -212,6 +214,8 @@ class Trainer:
             completions = sample(
                 self.policy, self.tokenizer, batch["prompt"], config.max_new_tokens, generator
             )
+            if config.bf16:
+                self.sampling_gap = rescore(self.policy, completions)
         # Score: rewards read whole texts; clipping and the missing-EOS penalty follow.
         with self.timed("reward"):
             clip, penalty = config.score_clip, config.missing_eos_penalty
@@ -248,6 +252,8 @@ class Trainer:
             "eos_rate": completions.finished.float(),
         }
         means = {name: float(x.mean()) for name, x in values.items()}
+        if self.config.bf16:
+            means["sampling_gap"] = self.sampling_gap
         return means | {"score_std": float(scores.scores.std(correction=0))}
 
     def average(self, metrics: dict[str, float]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from reward_models.files import saved_text
 from reward_models.loading import load_reward
+from reward_models.pretrained import limit_threads
 from rlhf_pg.language import models
 from rlhf_pg.language.data import check_prompt_lengths
 from rlhf_pg.language.policy import LanguagePolicy
@@ -44,7 +45,7 @@ def main(config: OracleConfig) -> Run:
     kl_coef = 0.5 if config.kl_coef is None else config.kl_coef
     check_enumerable(task.policy, config.max_new_tokens, config.most)
     check_prompt_lengths(task.policy.model, task.tokenizer, prompts, config.max_new_tokens)
-    models.limit_threads(task.policy.model)
+    limit_threads(task.policy.model)
     run = Run.create(config.output, "oracle", config)
     answers = [
         language_oracle(

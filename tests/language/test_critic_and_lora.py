@@ -23,6 +23,7 @@ from rlhf_pg.language.policy import (
 )
 from rlhf_pg.language.rollout import exact_kl, language_rollout, reference_logprobs, unscored
 from rlhf_pg.language.sampling import encode
+from rlhf_pg.runs import read_jsonl
 from support.language import PROMPTS, TEXTS, draw, tiny_lm
 
 ROWS = PROMPTS * 4
@@ -130,7 +131,7 @@ def test_a_critic_is_saved_and_read_back(policy, tmp_path):
     with torch.no_grad():
         one, other = (critic(ids, torch.ones_like(ids), 3) for critic in
                       (policy.separate_critic, again))  # fmt: skip
-    assert torch.equal(one, other)
+    torch.testing.assert_close(one, other)  # a loaded GPT-2 computes its GELU in one operation
     with pytest.raises(ValueError, match="no critic in .*: value_head.safetensors is missing"):
         load_critic(tmp_path)
 
@@ -163,6 +164,10 @@ def test_critic_from_without_a_separate_critic_is_an_error(tmp_path, base, capsy
 
 def test_bfloat16_trains_and_stays_near(tmp_path, base, tokenizer):
     assert train(tmp_path, base, "--bf16", "true", "--critic", "separate") == 0
+    first = read_jsonl(tmp_path / "out" / "metrics.jsonl")[0]
+    # Sampling rounds differently; what is learned from is what the training forward computed.
+    assert first["first_ratio_drift"] < 1e-6 < first["sampling_gap"] < 0.1
+    assert first["kl"] == 0
     model = tiny_lm("llama", tokenizer, spread=0.1)
     exact, rough = (LanguagePolicy(model, critic="none", bf16=bf16) for bf16 in (False, True))
     done = draw(exact, tokenizer)

@@ -138,9 +138,11 @@ def test_columns_of_padding_are_left_out_and_put_back(policy, tokenizer):
     rows = rollout[shortest[None]]
     assert rows.mask.sum() < rows.mask.shape[1]
     widths = []
-    hook = policy.model.register_forward_pre_hook(
+    hook = policy.model.base_model.register_forward_pre_hook(
         lambda _, __, options: widths.append(options["input_ids"].shape[1]), with_kwargs=True
     )
+    policy.evaluate(rollout)  # so that the output layer has been looked at
+    widths.clear()
     part = policy.evaluate(rows)
     hook.remove()
     whole = policy.evaluate(rollout)

@@ -1,0 +1,162 @@
+"""One more token of every row through a GPT-2 or a Llama: the inner loop of sampling.
+
+The only place that repeats a model's forward. transformers' own spends most of such a step on
+building masks, copying the cache and calling modules. The cache is allocated once here, adapters
+are added to their weights once per rollout, and with bf16 the weights are cast once. Other
+architectures use their own forward; the tests compare both.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import DynamicCache, GPT2LMHeadModel, LlamaForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from rlhf_pg.language.models import without_adapters
+
+Linear = tuple[Tensor, Tensor | None]  # weight (out, in) and bias
+
+
+@dataclass
+class Block:
+    """The functions and weights of one layer."""
+
+    norm1: Callable[[Tensor], Tensor]
+    qkv: Linear
+    out: Linear
+    norm2: Callable[[Tensor], Tensor]
+    up: Linear
+    activation: Callable[[Tensor], Tensor]
+    down: Linear
+
+
+def supports(model: Any) -> bool:
+    """Whether `Decoder` can stand in for the model's own forward."""
+    model, config = without_adapters(model), model.config
+    if type(model) is GPT2LMHeadModel:
+        unusual = config.scale_attn_by_inverse_layer_idx or config.reorder_and_upcast_attn
+        return config.scale_attn_weights and not unusual
+    rope = getattr(config, "rope_parameters", None) or {}
+    return type(model) is LlamaForCausalLM and rope.get("rope_type", "default") == "default"
+
+
+class Decoder:
+    """A model with the keys and values of B rows, for one new token at a time."""
+
+    can_drop = True
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        model: Any,
+        read: Callable[[Tensor], tuple[Tensor, Tensor]],
+        cache: DynamicCache,
+        attention: Tensor,
+        new: int,
+        bf16: bool,
+    ) -> None:
+        """`read` makes log-probabilities and values of hidden states. `cache` holds the first
+        tokens of every row, `attention` (B, P) their mask; at most `new` tokens follow."""
+        self.read = read
+        self.dtype = torch.bfloat16 if bf16 else torch.float32
+        lm = without_adapters(model)
+        self.rotary = None
+        if type(lm) is GPT2LMHeadModel:
+            self.embedding, self.positions = lm.transformer.wte, lm.transformer.wpe
+            self.blocks = [self._gpt2(block) for block in lm.transformer.h]
+            self.norm = lm.transformer.ln_f
+        else:
+            self.embedding, self.rotary = lm.model.embed_tokens, lm.model.rotary_emb
+            self.blocks = [self._llama(block) for block in lm.model.layers]
+            self.norm = lm.model.norm
+        layers: list[Any] = cache.layers
+        rows, heads, self.length, self.size = layers[0].keys.shape
+        self.group = lm.config.num_attention_heads // heads  # query heads per key head
+        shape = (len(self.blocks), 2, rows, heads, self.length + new, self.size)
+        self.cache = torch.empty(shape, dtype=self.dtype, device=attention.device)
+        for i, layer in enumerate(layers):
+            self.cache[i, 0, :, :, : self.length] = layer.keys
+            self.cache[i, 1, :, :, : self.length] = layer.values
+        # Without padding no mask is needed.
+        self.mask = None if bool(attention.all()) else F.pad(attention.bool(), (0, new), value=True)
+        self.position = attention.sum(1)  # (B,) of the next token
+
+    def _linear(self, *layers: Any) -> Linear:
+        """The layers side by side as one, adapters added, in the computing precision."""
+        weights: list[Tensor] = []
+        biases: list[Any] = []
+        for layer in layers:
+            base = getattr(layer, "base_layer", layer)
+            weight, bias = base.weight, base.bias
+            if base is not layer:
+                weight = weight + layer.get_delta_weight("default")
+            weights.append((weight.T if isinstance(base, Conv1D) else weight).to(self.dtype))
+            biases.append(None if bias is None else bias.to(self.dtype))
+        if len(layers) == 1:
+            return weights[0], biases[0]
+        return torch.cat(weights), None if biases[0] is None else torch.cat(biases)
+
+    def _gpt2(self, block: Any) -> Block:
+        return Block(
+            norm1=block.ln_1,
+            qkv=self._linear(block.attn.c_attn),
+            out=self._linear(block.attn.c_proj),
+            norm2=block.ln_2,
+            up=self._linear(block.mlp.c_fc),
+            activation=block.mlp.act,
+            down=self._linear(block.mlp.c_proj),
+        )
+
+    def _llama(self, block: Any) -> Block:
+        def gated(x: Tensor) -> Tensor:
+            gate, up = x.chunk(2, -1)
+            return block.mlp.act_fn(gate) * up
+
+        attention, mlp = block.self_attn, block.mlp
+        return Block(
+            norm1=block.input_layernorm,
+            qkv=self._linear(attention.q_proj, attention.k_proj, attention.v_proj),
+            out=self._linear(attention.o_proj),
+            norm2=block.post_attention_layernorm,
+            up=self._linear(mlp.gate_proj, mlp.up_proj),
+            activation=gated,
+            down=self._linear(mlp.down_proj),
+        )
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (B, V) and values (B,) after one more token (B,) of each row."""
+        t, rows, heads = self.length, len(tokens), self.cache.shape[3]
+        h = self.embedding(tokens)
+        if self.rotary is None:
+            h = h + self.positions(self.position)
+        else:
+            cos, sin = (x.transpose(0, 1) for x in self.rotary(h, self.position[None]))
+        mask = None if self.mask is None else self.mask[:, None, None, : t + 1]
+        for block, (keys, values) in zip(self.blocks, self.cache, strict=True):
+            qkv = F.linear(block.norm1(h).to(self.dtype), *block.qkv).view(rows, -1, self.size)
+            if self.rotary is not None:
+                x = qkv[:, :-heads]
+                half = torch.cat((-x[..., self.size // 2 :], x[..., : self.size // 2]), -1)
+                turned = (x * cos + half * sin).to(self.dtype)
+                qkv = torch.cat((turned, qkv[:, -heads:]), 1)
+            keys[:, :, t], values[:, :, t] = qkv[:, -2 * heads : -heads], qkv[:, -heads:]
+            # Query heads that share a key head are as many queries of it.
+            queries = qkv[:, : -2 * heads].view(rows, heads, self.group, self.size)
+            mixed = F.scaled_dot_product_attention(
+                queries, keys[:, :, : t + 1], values[:, :, : t + 1], attn_mask=mask
+            )
+            h = h + F.linear(mixed.reshape(rows, -1), *block.out)
+            up = F.linear(block.norm2(h).to(self.dtype), *block.up)
+            h = h + F.linear(block.activation(up), *block.down)
+        self.length, self.position = t + 1, self.position + 1
+        return self.read(self.norm(h))
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but these."""
+        self.cache, self.position = self.cache[:, :, rows], self.position[rows]
+        self.mask = None if self.mask is None else self.mask[rows]
