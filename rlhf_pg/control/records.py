@@ -71,7 +71,7 @@ def _at_the_end(path: Path, config: ControlConfig) -> tuple[float, float, float]
     file = path / "metrics.jsonl"
     last: dict[str, float] = {}
     for line in read_jsonl(file, METRICS_LINE) if file.is_file() else []:
-        last |= line
+        last |= {name: value for name, value in line.items() if value is not None}
     if config.normalise_rewards and "reward_scale" not in last:
         raise ValueError(f"{file} has no reward_scale, which the critic's values need: train again")
     return (

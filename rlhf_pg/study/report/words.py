@@ -21,6 +21,7 @@ WORDS: dict[str, tuple[str, str, str]] = {
     "update_kl": ("KL of the update", "nats per action", "below about 0.05"),
     "ratio_drift": ("drift of the ratios", "|new/old − 1|", "below the clip range"),
     "first_ratio_drift": ("drift before the first step", "|new/old − 1|", "below 0.00001"),
+    "sampling_gap": ("gap of sampling and scoring", "nats per token", "below about 0.05"),
     "score_std": ("spread of the scores", "reward", "above 0: equal scores teach nothing"),
     "eval_score_std": ("spread of evaluation scores", "reward", ""),
     "advantage_std": ("spread of the advantages", "reward", "steady"),
