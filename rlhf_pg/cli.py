@@ -32,6 +32,14 @@ class Command:
     preset_from: tuple[str, ...] = ()
     positional: str | None = None
     positional_help: str = "A run or a model."
+    second: str | None = None  # another positional argument, after the first
+    second_help: str = ""
+
+    @property
+    def positionals(self) -> dict[str, str]:
+        """Options that are given by their place, in order, with their help."""
+        both = {self.positional: self.positional_help, self.second: self.second_help}
+        return {name: text for name, text in both.items() if name}
 
 
 LANGUAGE = "rlhf_pg.language"
@@ -175,6 +183,15 @@ COMMANDS: dict[str, Command] = {
         positional_help="softmax-step, bernoulli-bandit, two-step-td, reward-to-go, gae, "
         "rock-paper-scissors, or all.",
     ),
+    "study exercise": Command(
+        "write a function of the theory yourself, and have it graded exactly",
+        "rlhf_pg.study.config:ExerciseConfig",
+        "rlhf_pg.study.exercises.command:main",
+        positional="name",
+        positional_help="The function to write. Default: list all exercises.",
+        second="file",
+        second_help="Your solution, whose code is run. Default: write a template, NAME.py.",
+    ),
 }
 
 
@@ -278,7 +295,7 @@ def read_config(name: str, command: Command, arguments: Sequence[str]) -> Any:
             if not isinstance(options[key], str):
                 raise ValueError(f"{key} must be text, not {options[key]!r}")
         chosen = find(command.preset)(*(options[key] for key in command.preset_from))
-        values = {k: v for k, v in asdict(chosen).items() if k != command.positional}
+        values = {k: v for k, v in asdict(chosen).items() if k not in command.positionals}
         parser.set_defaults(_flat(values))
     options = _parse(parser, name, arguments)
     check_options(options, config_class)  # before objects are made, to name "learner.lr" in full
@@ -326,7 +343,7 @@ def build_parser(name: str, command: Command, config_class: Any) -> Any:
     import jsonargparse
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    place = f"[{command.positional.upper()}] " if command.positional else ""
+    place = "".join(f"[{name.upper()}] " for name in command.positionals)
     parser = jsonargparse.ArgumentParser(
         prog=f"rlhf-pg {name}",
         usage=f"rlhf-pg {name} {place}[OPTIONS]",
@@ -335,13 +352,10 @@ def build_parser(name: str, command: Command, config_class: Any) -> Any:
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="Read options from a YAML file.")
-    positional = {command.positional} if command.positional else set()
-    parser.add_class_arguments(config_class, skip=positional)
-    if command.positional:
-        field = next(f for f in fields(config_class) if f.name == command.positional)
-        parser.add_argument(
-            field.name, nargs="?", default=field.default, help=command.positional_help
-        )
+    parser.add_class_arguments(config_class, skip=set(command.positionals))
+    defaults = {f.name: f.default for f in fields(config_class)}
+    for argument, about in command.positionals.items():
+        parser.add_argument(argument, nargs="?", default=defaults[argument], help=about)
     ranges = _ranges(config_class)
     for action in parser._actions:
         if text := ranges.get(action.dest):

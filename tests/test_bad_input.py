@@ -191,7 +191,7 @@ EVERY_OPTION = [
     (command, name, hint, limits)
     for command in COMMANDS
     for name, hint, limits in options_of(find(COMMANDS[command].config))
-    if name != COMMANDS[command].positional
+    if name not in COMMANDS[command].positionals
 ]
 
 
@@ -270,6 +270,43 @@ def takes_text(command, name):
     """Whether any word on the command line is a value of this option."""
     hint = next(h for c, n, h, _ in EVERY_OPTION if (c, n) == (command, name))
     return str in kinds(hint) or "str" in str(hint)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train --learner.max_grad_norm -1",
+        "train --score_clip 0",
+        "train --kl_horizon 0",
+        "train --kl_target .nan",
+        "train --kl_horizon .inf",
+        "train --temperature .nan",
+        "train --missing_eos_penalty .inf",
+        "train --lora_rank 1000000000",
+        "control --threshold .nan",
+        "control --policy.hidden [0]",
+        "control --learner.max_grad_norm -1",
+        "control --environments 1000000000",
+        "control --rollout_steps 1000000000000",
+        "demo --texts -5",
+        "frontier --coefficients [.nan]",
+        "reward --learner.max_grad_norm -1",
+    ],
+)
+def test_values_that_once_passed_are_refused(words, refused):
+    refused(words, words.split()[1].removeprefix("--"))
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        (TRAIN.replace("--rows 4", "--rows 1000000000"), ("memory", "--rows")),
+        (FINETUNE.replace("--width 16", "--width 1000000000"), ("memory", "--width")),
+        (SAMPLE + " --samples_per_prompt 1000000000", ("memory", "--samples_per_prompt")),
+    ],
+)
+def test_sizes_beyond_the_memory_name_what_to_lower(line, names, refused):
+    refused(line, *names)
 
 
 def test_every_number_has_a_range():

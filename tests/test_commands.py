@@ -8,8 +8,9 @@ from rich.console import Console
 from reward_models.loading import load_reward
 from rlhf_pg import commands, progress
 from rlhf_pg.cli import main
+from rlhf_pg.commands import _read_pairs
 from rlhf_pg.language import models
-from rlhf_pg.language.config import preset
+from rlhf_pg.language.config import RewardConfig, preset
 from rlhf_pg.language.train import Trainer
 from rlhf_pg.runs import METRICS, read_jsonl
 from support.language import PROMPTS, TEXTS, tiny_lm, write_rows
@@ -59,6 +60,24 @@ def test_from_a_corpus_to_a_policy_by_four_commands(here, capsys):
     printed = capsys.readouterr()
     assert "read completions: rlhf-pg sample runs/ppo" in printed.out and not printed.err
     assert "held-out accuracy" in printed.out and "perplexity" in printed.out
+
+
+def test_the_command_holds_out_pairs_that_it_does_not_train_on(here, monkeypatch):
+    write_rows(here / "few.jsonl", [
+        {"prompt": "the", "chosen": f" film {i}", "rejected": " is dull"} for i in range(40)
+    ])  # fmt: skip
+    config = RewardConfig(data="few.jsonl")
+    learned, held_out = ({row["chosen"] for row in rows} for rows in _read_pairs(config, None))
+    assert len(learned) + len(held_out) == 40 and held_out and not learned & held_out
+    config.test, config.data = "few.jsonl", "pairs.jsonl"
+    learned, held_out = _read_pairs(config, None)
+    assert len(held_out) == 40 and len(learned) == 400
+    seen = []
+    monkeypatch.setattr(commands, "fit_reward_model", lambda *given: seen.append(given) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        commands.reward(RewardConfig(data="few.jsonl", model="base", output="out"))
+    chosen = [{row["chosen"] for row in rows} for rows in seen[0][1:3]]
+    assert not chosen[0] & chosen[1] and len(chosen[0] | chosen[1]) == 40
 
 
 def test_a_reward_is_known_by_its_run_alone_and_in_a_sum(here):

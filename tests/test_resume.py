@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from reward_models.state import load_state, save_state
 from rlhf_pg import checkpoint
 from rlhf_pg.cli import main
 from support.runs import TRAIN, content, kill_after, make_world, run
@@ -136,6 +137,15 @@ def test_verify_repeats_an_interval_and_finds_a_difference(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["verify", str(folder)])
     assert ended.value.code == 1 and "metrics.jsonl" in capsys.readouterr().out
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    newest = folder / "checkpoints" / "000004"
+    state = load_state(newest)
+    name, weight = next(iter(state["parameters"].items()))
+    weight.view(-1)[0] += 1e-6
+    save_state(newest, state)
+    with pytest.raises(SystemExit):
+        main(["verify", str(folder)])
+    assert f"NOT reproduced: .parameters.{name} differ" in capsys.readouterr().out
 
 
 def test_a_run_resumes_though_its_model_was_replaced(tmp_path, world, monkeypatch):

@@ -12,7 +12,9 @@ Discount = float | Tensor
 
 
 def discounted_sum(x: Tensor, decay: Discount) -> Tensor:
-    """y_t = x_t + decay_t * y_{t+1}, with y_T = 0 beyond the last column."""
+    """y_t = x_t + decay_t * y_{t+1}, with y_T = 0 beyond the last column. Whole numbers count as
+    floats, or the decay would be cut to one."""
+    x = x.to(torch.result_type(x, 1.0))
     decays = torch.as_tensor(decay, dtype=x.dtype, device=x.device).expand_as(x)
     columns: list[Tensor] = []
     y = torch.zeros_like(x[:, 0])

@@ -73,7 +73,7 @@ class TrainConfig(Options):
     critic_from: str | None = None
     """Initialise a separate critic from this reward model (a folder or run), instead of a copy of
     the policy with a zero head."""
-    lora_rank: int | None = option(None, at_least=1)
+    lora_rank: int | None = option(None, at_least=1, at_most=4096)
     """Train LoRA adapters of this rank instead of all weights, usually 4 to 64 (extra: peft). The
     reference is then the same model without adapters; they are merged into the saved policy."""
     bf16: bool = False
@@ -87,8 +87,8 @@ class TrainConfig(Options):
     """Completions per entry: of the rollout in samples.jsonl, of the same fixed prompts through
     the whole run in tokens.jsonl."""
     processes: int = option(1, at_least=1, at_most=1024)
-    """Processes on this machine, usually one per GPU or two to four CPU cores each. `torchrun` and
-    `accelerate launch` work too. The model must fit on each device."""
+    """Processes on this machine, usually one per GPU or two to four CPU cores each. `torchrun` and,
+    on GPUs, `accelerate launch` work too. The model must fit on each device."""
     checkpoint_every: int | None = option(None, at_least=0)
     """Iterations between checkpoints, to resume from; 0 writes none. By default as often as takes
     under 5 % of the time, and at most every 10 seconds."""

@@ -207,3 +207,15 @@ class PlaygroundConfig(Options):
 
     output: str = "playground.html"
     """File of the page; an older one is replaced."""
+
+
+@dataclass
+class ExerciseConfig(Options):
+    """List the exercises, write the template of one, or grade a solution."""
+
+    name: str | None = None
+    """Name of an exercise, which is that of the function to write. Default: list them all."""
+    file: str | None = None
+    """Python file with your solution, whose code is run. Default: write a template, NAME.py."""
+    timeout: float = option(10.0, above=0)
+    """Seconds after which a solution is stopped, usually 10."""

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from rlhf_pg.control.a3c import AsynchronousTrainer, SharedAdam, SharedState
+from rlhf_pg.control.a3c import RUN, STOP, AsynchronousTrainer, SharedAdam, SharedState, work
 from rlhf_pg.control.config import preset, tuned
 from rlhf_pg.control.train import RunState, Trainer
 
@@ -60,6 +61,7 @@ def test_two_workers_step_the_same_parameters_and_a_dead_one_is_reported():
         before = [p.clone() for p in training.shared.parameters]
         metrics = training.step()
         assert metrics["steps"] == training.steps > 0 < metrics["gradient_steps"]
+        assert training.steps <= 2 * 8 * metrics["gradient_steps"]  # an update is of one segment
         time.sleep(0.05)  # the workers go on: wait for a step after the last one received
         training.pause()
         time.sleep(0.5)  # let the steps under way end
@@ -78,6 +80,31 @@ def test_two_workers_step_the_same_parameters_and_a_dead_one_is_reported():
     finally:
         training.close()
     assert not any(alive(pid) for pid in pids)
+
+
+def test_a_worker_trains_by_its_own_rank_and_counts_its_new_steps_alone():
+    shared = SimpleNamespace(wanted=torch.tensor(RUN), copy_to=lambda policy: None)
+    ranks, sent = [], []
+
+    class Counting:
+        policy, steps = None, 0
+
+        def step(self):
+            self.steps += 10
+            shared.wanted.fill_(STOP if self.steps == 30 else RUN)
+            return {"steps": self.steps}
+
+        def close(self):
+            ranks.append("closed")
+
+    def make(config, rank, optimizer):
+        ranks.append(rank)
+        return Counting()
+
+    out = SimpleNamespace(send=sent.append)
+    work(3, tuned(preset("a3c"), **SMALL), make, shared, out, os.getppid())
+    assert ranks == [3, "closed"]
+    assert sent[0] == "ready" and [line["new_steps"] for line in sent[1:]] == [10, 10, 10]
 
 
 def test_a_worker_that_fails_reports_why():

@@ -96,6 +96,22 @@ def test_gaussian_by_hand_and_stored_unclipped():
     np.testing.assert_array_equal(kind.to_environment(actions.numpy()), [[1.0, -1.0]])
 
 
+@pytest.mark.parametrize("squash", [False, True])
+def test_a_deviation_by_state_is_the_networks_second_half(squash):
+    kind = distribution_for(spaces.Box(-1.0, 1.0, (1,)), squash, True, log_std=-0.5)
+    outputs = torch.tensor([[0.3, -1.0], [0.3, 0.5]], requires_grad=True)
+    actions = kind.sample(outputs.detach().numpy(), np.ones((2, 1), np.float32))
+    deviations = torch.tensor([[-1.5], [0.0]]).exp()  # log-std: the output plus the initial one
+    np.testing.assert_allclose(actions, 0.3 + deviations.numpy(), rtol=1e-6)
+    if not squash:
+        normal = torch.distributions.Normal(outputs[:, :1].detach(), deviations)
+        logprobs, entropies = kind.score(outputs, torch.from_numpy(actions))
+        torch.testing.assert_close(logprobs, normal.log_prob(torch.from_numpy(actions))[:, 0])
+        torch.testing.assert_close(entropies, normal.entropy()[:, 0])
+    entropies = kind.score(outputs, torch.from_numpy(actions))[1]
+    assert torch.autograd.grad(entropies.sum(), outputs)[0][:, 1].all()
+
+
 def test_log_std_is_clamped():
     kind = distribution_for(BOX, log_std=50.0)
     _, log_std = kind.moments(torch.zeros(1, 2))

@@ -7,7 +7,15 @@ import torch
 
 from rlhf_pg.control.config import preset, tuned
 from rlhf_pg.control.policy import load_policy
-from rlhf_pg.control.train import RunState, Trainer, learn, surely_reaches, train
+from rlhf_pg.control.train import (
+    EVALUATION_SEED,
+    WORKER_SEED,
+    RunState,
+    Trainer,
+    learn,
+    surely_reaches,
+    train,
+)
 from rlhf_pg.core.learner import LearnerConfig
 
 
@@ -171,6 +179,7 @@ def test_evaluation_has_its_own_environments_seed_and_way_to_act():
     assert not (evaluation.observations == training.observations).all()
     assert evaluation.policy is training.policy
     assert evaluation.greedy and not training.greedy
+    assert EVALUATION_SEED % WORKER_SEED  # nor are its episodes those of an a3c worker
     state.close()
 
 

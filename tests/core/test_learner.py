@@ -17,7 +17,8 @@ from torch.testing import assert_close
 
 from rlhf_pg.core.algorithms import ALGORITHMS, LearnerConfig, algorithm
 from rlhf_pg.core.kl import k1
-from rlhf_pg.core.learner import Evaluation, Learner, Rollout
+from rlhf_pg.core.learner import Evaluation, Learner, Rollout, estimate_advantages
+from rlhf_pg.core.losses import value_loss
 from support.core import TablePolicy, policy_of, ragged_rollout
 
 EVERYTHING = LearnerConfig(entropy_coef=0.1, value_clip=0.2, clip=0.2, whiten_advantages=True)
@@ -146,7 +147,30 @@ def test_every_epoch_sees_every_row_once_in_a_new_order():
     assert epochs[0] != epochs[1] != epochs[2]
 
 
+@pytest.mark.parametrize("minibatches", [3, 5, 20])
+def test_no_row_is_left_out_where_minibatches_do_not_divide_the_rows(minibatches):
+    policy, seen = policy_of(), []
+    evaluate = policy.evaluate
+    policy.evaluate = lambda part: seen.append(part.rewards[:, 0].tolist()) or evaluate(part)
+    rollout = ragged_rollout()  # 8 rows
+    Learner(policy, algorithm("a2c", minibatches=minibatches)).update(rollout)
+    assert sorted(sum(seen, [])) == sorted(rollout.rewards[:, 0].tolist())
+    sizes = [len(part) for part in seen]
+    assert len(sizes) == min(minibatches, 8) and max(sizes) - min(sizes) <= 1
+
+
 # Options
+
+
+def test_weight_decay_shrinks_what_has_no_gradient():
+    """AdamW: a parameter loses lr * weight_decay of itself in each step."""
+    policy = policy_of()
+    before = policy.logits.detach().clone()
+    config = LearnerConfig(lr=0.1, weight_decay=0.5, entropy_coef=0.0)
+    rollout = ragged_rollout()
+    rollout.inputs.clamp_(max=3)  # states 4 and 5 do not occur
+    Learner(policy, config).update(rollout)
+    assert_close(policy.logits[4:].detach(), before[4:] * (1 - 0.1 * 0.5))
 
 
 def test_the_learning_rate_falls_linearly_to_zero_and_stays_there():
@@ -282,6 +306,24 @@ def test_a_policy_that_is_not_the_one_that_sampled_shows_in_the_first_drift():
     assert metrics["first_ratio_drift"] == pytest.approx(drift)
     assert metrics["update_kl"] == pytest.approx(drift - 0.5)
     assert metrics["clip_fraction"] == 1
+
+
+def test_new_values_are_held_near_those_of_the_rollout():
+    policy, rollout = policy_of(), ragged_rollout()
+    config = LearnerConfig(value_clip=0.1)
+    _, targets = estimate_advantages(rollout, config)
+    new = policy.values[rollout.inputs].detach()
+    held = value_loss(new, targets, rollout.mask, rollout.values, 0.1).item()
+    free = value_loss(new, targets, rollout.mask).item()
+    metrics = Learner(policy, config).update(rollout)
+    assert metrics["value_loss"] == pytest.approx(held) != pytest.approx(free)
+
+
+def test_the_first_drift_is_that_before_any_step():
+    policy = policy_of()
+    config = algorithm("ppo", epochs=3, minibatches=2, lr=0.1)
+    metrics = Learner(policy, config).update(fresh(ragged_rollout(), policy))
+    assert metrics["first_ratio_drift"] == 0 < metrics["ratio_drift"]
 
 
 def test_the_logged_entropy_is_the_mean_over_real_steps():

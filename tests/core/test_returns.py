@@ -201,6 +201,18 @@ def test_ends_may_be_booleans():
     assert torch.equal(n_step_returns(rewards, rewards, ends, 1.0, 2), tensor([5, 4, 8]))
 
 
+def test_whole_numbers_are_discounted_as_any_other():
+    rewards, ends = torch.tensor([[1, 0, 4]]), torch.tensor([[0, 0, 1]])
+    assert torch.equal(rewards_to_go(rewards, ends, 0.5), torch.tensor([[2.0, 2.0, 4.0]]))
+    assert torch.equal(discounted_sum(rewards, 0.25), torch.tensor([[1.25, 1.0, 4.0]]))
+    same = (rewards, rewards, ends, 0.5)
+    for one, other in (
+        (gae(rewards, *same, 0.5), gae(*(x.double() for x in (rewards, *same[:3])), 0.5, 0.5)),
+        (n_step_returns(*same, 2), n_step_returns(*(x.double() for x in same[:3]), 0.5, 2)),
+    ):
+        assert_close(one.double(), other)
+
+
 def test_inputs_are_left_as_they_were():
     x, ends = tensor([1, 2, 3]), tensor([0, 1, 0])
     n_step_returns(x, x, ends, 0.9, 3)

@@ -139,6 +139,13 @@ def test_the_interval_is_not_empty_where_every_pair_is_won():
     assert actual.rate == actual.high == 1.0 and 0.6 < actual.low < 0.8
 
 
+def test_more_completions_of_the_same_prompts_do_not_narrow_the_interval():
+    """The prompts are the trials: completions of one prompt are not independent."""
+    ours, theirs = torch.arange(10.0)[:, None], torch.full((10, 1), 4.5)
+    one, many = win_rate(ours, theirs), win_rate(ours.repeat(1, 4), theirs.repeat(1, 3))
+    assert (many.low, many.high) == (one.low, one.high) == pytest.approx(wilson(0.5, 10))
+
+
 def test_the_interval_covers_the_truth_as_often_as_it_says():
     generator = torch.Generator().manual_seed(0)
     covered = 0

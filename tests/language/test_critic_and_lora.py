@@ -244,7 +244,7 @@ def test_without_peft_the_error_names_the_extra(monkeypatch, llama):
 
 
 def test_a_rank_of_zero_is_an_error():
-    with pytest.raises(ValueError, match="lora_rank must be at least 1"):
+    with pytest.raises(ValueError, match="lora_rank must be from 1 to 4,096"):
         check(TrainConfig(lora_rank=0))
 
 
@@ -262,5 +262,7 @@ def test_the_reference_is_a_frozen_copy_at_the_policys_temperature(llama, tokeni
     done = draw(policy, tokenizer, ROWS)
     before = reference_logprobs(reference, done)
     assert_close(before[done.mask], done.logprobs[done.mask], atol=1e-5, rtol=0)
+    weights = copied(policy.model)
     update(policy, reference, tokenizer, lr=1e-2)
+    assert changed(policy.model, weights)  # the policy learns, and is not its own reference
     assert torch.equal(reference_logprobs(reference, done), before)

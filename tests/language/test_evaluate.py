@@ -116,6 +116,15 @@ def test_batches_keep_the_columns_of_their_rows(tokenizer):
     assert [row["score"] for row in rows] == column and counts == [2, 4, 5]
 
 
+def test_batches_do_not_repeat_the_same_draws(tokenizer):
+    policy = LanguagePolicy(tiny_lm("llama", tokenizer, spread=0.1), critic="none")
+    rows = measured(
+        policy, policy, tokenizer, {}, columns={"prompt": ["the"] * 12}, batch_size=4
+    )[1]  # fmt: skip
+    texts = [row["completion"] for row in rows]
+    assert texts[:4] != texts[4:8] != texts[8:] != texts[:4]
+
+
 @pytest.fixture
 def run(tmp_path, tokenizer, base):
     """A run that began from `base`, maximised short completions, and has another model now."""
@@ -193,6 +202,24 @@ def test_without_a_reward_the_gold_chooses_the_best(base, tmp_path):
     found = assess(EvaluateConfig(model=base, device="cpu", **options))
     golds = [row["gold"] for row in found["best_of_n"]]
     assert "score" not in found["policy"] and golds == sorted(golds) and golds[0] < golds[-1]
+
+
+def test_the_reward_chooses_the_best_and_the_gold_only_measures_it(base, tmp_path):
+    (tmp_path / "longest.py").write_text(
+        "def words(completions, **_):\n    return [float(len(t.split())) for t in completions]\n"
+        "def fewest(completions, **_):\n    return [-x for x in words(completions)]\n"
+    )
+    options = {
+        "data": write_rows(tmp_path / "p.jsonl", [{"prompt": "the film"}]),
+        "reward": f"{tmp_path}/longest.py:words",
+        "gold": f"{tmp_path}/longest.py:fewest",
+    }
+    found = assess(
+        EvaluateConfig(model=base, device="cpu", max_new_tokens=8, best_of=4, **options)
+    )  # fmt: skip
+    scores = [row["score"] for row in found["best_of_n"]]
+    assert scores == sorted(scores) and scores[0] < scores[-1]
+    assert [row["gold"] for row in found["best_of_n"]] == pytest.approx([-x for x in scores])
 
 
 def test_no_reward_at_all_is_named(base, tmp_path, capsys):

@@ -9,6 +9,7 @@ import torch
 from rlhf_pg.language import models
 from rlhf_pg.language.config import FinetuneConfig
 from rlhf_pg.language.finetune import (
+    NextTokenTrainer,
     corpus_loss,
     encode,
     finetune,
@@ -52,6 +53,21 @@ def test_the_loss_falls_and_the_run_is_whole(config_of):
     model, tokenizer = models.load(str(run.path))
     again = corpus_loss(model, encode(tokenizer, read_corpus(config_of())[1], 32))
     assert again == pytest.approx(held_out[-1], abs=1e-5)
+
+
+def test_held_out_texts_are_none_of_those_trained_on(config_of, tmp_path, monkeypatch):
+    texts = [f"the film {i} is good ." for i in range(60)]
+    data = write_rows(tmp_path / "many.jsonl", [{"text": text} for text in texts])
+    learned, held_out = read_corpus(config_of(data=data))
+    assert learned + held_out == texts and len(held_out) == 3
+    seen, first = [], NextTokenTrainer.__init__
+    monkeypatch.setattr(
+        NextTokenTrainer, "__init__", lambda self, *given: seen.append(given) or first(self, *given)
+    )
+    finetune(config_of(data=data, epochs=1))
+    rows = [value for value in seen[0] if isinstance(value, list)]
+    assert [len(row) for row in rows] == [57, 3]
+    assert not {tuple(row) for row in rows[0]} & {tuple(row) for row in rows[1]}
 
 
 def test_held_out_texts_are_not_trained_on_and_steps_are_counted_right(config_of):

@@ -8,7 +8,9 @@ import pytest
 
 from rlhf_pg.cli import main
 from rlhf_pg.language import models
-from rlhf_pg.language.frontier import Law, fit
+from rlhf_pg.language.config import EvaluateConfig, FrontierConfig
+from rlhf_pg.language.evaluate import open_bench
+from rlhf_pg.language.frontier import Law, _laws, _measuring, _training, fit
 from support.language import tiny_lm, write_rows
 
 
@@ -29,6 +31,50 @@ def test_gains_by_hand():
 
 def test_a_law_needs_two_distances():
     assert fit([(0.0, 0.0), (1.0, 2.0)], True) is None
+
+
+def test_laws_are_fitted_to_the_gain_over_the_root_of_the_kl():
+    """Rows made from known laws; the gain is over the base's own mean, which is n = 1."""
+    true = {"best_of_n": Law(1.3, 0.4, False, 0.0), "trained": Law(0.9, -0.2, True, 0.0)}
+    distances = {"best_of_n": [0.0, 0.5, 1.0, 1.5], "trained": [0.4, 2.0, 3.0]}
+    result = {
+        way: [{"kl": d**2, "gold": 5.0 + true[way].gain(d)} for d in distances[way]] for way in true
+    }
+    found = _laws(result, "gold")
+    for way, law in true.items():
+        assert found[way]["alpha"] == pytest.approx(law.alpha)
+        assert found[way]["beta"] == pytest.approx(law.beta)
+        assert found[way]["logarithmic"] == law.logarithmic
+
+
+def test_runs_and_measurements_have_the_options_of_the_sweep(base):
+    config = FrontierConfig(
+        algorithm="rloo", model=base, reward="length", gold="distinct", data="a.jsonl",
+        iterations=7, rows=12, lr=0.3, max_new_tokens=5, temperature=0.6, missing_eos_penalty=0.4,
+        prompts=9, samples_per_prompt=3, best_of=2, device="cpu", seed=11,
+    )  # fmt: skip
+    training, measuring = _training(config, 0.7), _measuring(config, "other")
+    for name in (
+        "algorithm", "model", "reward", "gold", "data", "iterations", "rows", "max_new_tokens",
+        "temperature", "missing_eos_penalty", "device", "seed",
+    ):  # fmt: skip
+        assert getattr(training, name) == getattr(config, name), name
+    assert (training.kl_coef, training.learner.lr) == (0.7, 0.3)
+    shared = "data", "prompts", "samples_per_prompt", "best_of", "max_new_tokens", "temperature"
+    for name in (*shared, "device"):
+        assert getattr(measuring, name) == getattr(config, name), name
+    assert (measuring.model, measuring.base) == ("other", base)
+
+
+def test_policy_and_base_are_measured_at_the_temperature(base, tmp_path, tokenizer):
+    models.save(tmp_path / "other", tiny_lm("llama", tokenizer, seed=1), tokenizer)
+    data = write_rows(tmp_path / "p.jsonl", [{"prompt": "the film"}])
+    config = EvaluateConfig(
+        model=base, base=str(tmp_path / "other"), data=data, max_new_tokens=4, temperature=0.6,
+        device="cpu",
+    )  # fmt: skip
+    _, policy, reference = open_bench(config, {})
+    assert policy is not reference and policy.temperature == reference.temperature == 0.6
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A run opened again: its policy, critic and reference, and sampling and scoring through it."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from rlhf_pg.core.algorithms import LearnerConfig
 from rlhf_pg.core.returns import gae
 from rlhf_pg.language import models
 from rlhf_pg.language.config import preset
-from rlhf_pg.language.loaded import open_model, open_run
+from rlhf_pg.language.loaded import LoadedRun, open_model, open_run
 from rlhf_pg.language.train import train
 from rlhf_pg.runs import read_jsonl
 from support.language import PROMPTS, TEXTS, alone, count_good, tiny_lm, write_rows
@@ -91,6 +92,18 @@ def test_policy_critic_and_reference_come_back(trained_run, critic):
     assert not any(p.requires_grad for p in run.reference.parameters())
 
 
+def test_the_reference_has_the_runs_temperature(trained_run):
+    """So the KL of an untrained policy is 0, as it was in training."""
+    path = trained_run()
+    base = str(path.parent / "base")
+    config = replace(open_run(str(path)).config, model=base, temperature=0.5)
+    run = LoadedRun(base, path, config, trust=True)
+    completions = run.sample(PROMPTS, n=2)
+    ref_logprobs = run.rollout(completions, torch.zeros(len(completions.texts)))[1]
+    real = completions.mask
+    assert_close(ref_logprobs[real], completions.logprobs[real], atol=1e-5, rtol=0)
+
+
 def test_a_run_opens_by_the_model_inside_it(trained_run):
     path = trained_run()
     for open_it in (open_run, open_model):
@@ -107,6 +120,11 @@ def test_an_adaptive_coefficient_is_the_last_one(trained_run):
     last = read_jsonl(path / "metrics.jsonl")[-1]["kl_coef"]
     assert open_run(str(path)).kl_coef == last != 0.2
     assert open_run(str(trained_run())).kl_coef == 0.2
+    run = open_run(str(path))
+    completions = run.sample(PROMPTS, n=2)
+    rollout, ref_logprobs = run.rollout(completions, torch.zeros(len(completions.texts)))
+    k1 = torch.where(completions.mask, completions.logprobs - ref_logprobs, 0)
+    assert_close(rollout.rewards, -last * k1)
 
 
 def test_a_run_scores_as_it_trained(trained_run):

@@ -1,5 +1,6 @@
 """Models and tokenizers: from a folder, a hub that may not answer, or made here."""
 
+import json
 import time
 from pathlib import Path
 
@@ -127,6 +128,16 @@ def test_a_folder_that_is_no_model_is_said_to_be_none(base, missing):
     with pytest.raises(ValueError, match="is a folder but no causal language model") as error:
         models.load(base)
     assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_whose_words_were_renumbered_is_refused(base):
+    path = Path(base) / "tokenizer.json"
+    content = json.loads(path.read_text())
+    words = content["model"]["vocab"]
+    words["film"], words["plot"] = words["plot"], words["film"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="another vocabulary than the model was saved with"):
+        models.load(base)
 
 
 def test_pickled_weights_are_not_read(base):

@@ -1,5 +1,6 @@
 """The RLHF loop: what it maximises, what it logs, and that it learns."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,12 +8,13 @@ import torch
 import yaml
 
 from reward_models.combine import WeightedSum
+from reward_models.state import random_state
 from rlhf_pg.core.algorithms import ALGORITHMS
 from rlhf_pg.language import models
 from rlhf_pg.language.config import preset
 from rlhf_pg.language.sampling import encode
 from rlhf_pg.language.train import Trainer, train
-from rlhf_pg.runs import METRICS, read_jsonl
+from rlhf_pg.runs import METRICS, Run, read_jsonl
 from support.language import PROMPTS, count_good, tiny_lm, write_rows
 
 
@@ -218,6 +220,30 @@ def test_samples_are_kept_now_and_then(config_of):
     assert [row["iteration"] for row in rows] == [1] * 3 + [2] * 3 + [4] * 3
     names = {"iteration", "prompt", "completion", "score", "kl", "length", "finished"}
     assert set(rows[0]) == names
+
+
+def test_the_policy_of_the_greatest_mean_objective_is_kept(config_of, tmp_path):
+    trainer = Trainer(config_of("reinforce", samples_every=2), count_good)
+    run = Run.create(tmp_path / "kept", "reinforce", trainer.config)
+    best, kept = run.path / "best" / "best.json", []
+    for iteration, objective in enumerate([1.0, 2.0, 0.0, 1.0, 5.0, 6.0, 5.0, 5.0], 1):
+        trainer.keep_best(run, iteration, objective)
+        kept.append(json.loads(best.read_text())["iteration"] if best.exists() else None)
+    assert kept == [None, 2, 2, 2, 2, 6, 6, 6]
+    assert json.loads(best.read_text())["objective"] == 5.5
+
+
+def test_looking_at_fixed_prompts_changes_nothing_and_repeats(config_of):
+    config = config_of("rloo", reward="normalise(length:target=3)", samples_kept=4)
+    trainer = Trainer(config)
+    trainer.step()
+    before = trainer.reward.state_dict(), trainer.generator.get_state(), random_state()
+    first, *_ = trainer.fixed_records()
+    after = trainer.reward.state_dict(), trainer.generator.get_state(), random_state()
+    assert repr(before) == repr(after) and "'count': 8" in repr(before[0])
+    assert trainer.fixed_records()[0] == first and len(first) == 4
+    trainer.step()
+    assert "'count': 16" in repr(trainer.reward.state_dict())
 
 
 @pytest.mark.parametrize(

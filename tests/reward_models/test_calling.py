@@ -70,6 +70,12 @@ def test_a_sum_that_overflows_is_an_error():
         call_with_parts(huge, "sum", **TEXTS)
 
 
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_as_many_scores_as_completions_are_needed(count):
+    with pytest.raises(RewardError, match=f"returned {count} scores for 2 completions"):
+        check_scores([1.0] * count, 2, "mine")
+
+
 def test_columns_may_have_any_name():
     seen = {}
 

@@ -6,14 +6,16 @@ import statistics
 import pytest
 import torch
 
-from reward_models import RewardError
+from reward_models import RewardError, preference
 from reward_models.config import PreferenceConfig
 from reward_models.preference import (
     bradley_terry_loss,
     calibration,
+    encode_pairs,
     evaluate,
     learning_curve,
     normalise,
+    split,
     train,
 )
 from reward_models.reward_model import RewardModel
@@ -135,10 +137,22 @@ def test_the_learning_rate_falls_linearly_to_0_in_one_epoch():
     assert set(seen[0][2]) == {"loss", "accuracy", "lr"}
 
 
-def test_held_out_pairs_are_split_off_and_none_is_trained_on():
+def test_held_out_pairs_are_split_off_and_none_is_trained_on(monkeypatch):
     unique = [pair | {"prompt": f"{pair['prompt']} {i}"} for i, pair in enumerate(pairs(times=1))]
-    report = train(fresh(), unique, None, PreferenceConfig(held_out=0.25))
+    fitted = []
+    fit = preference._fit
+    monkeypatch.setattr(
+        preference, "_fit", lambda model, encoded, *rest: fitted.append(encoded) or
+        fit(model, encoded, *rest)
+    )  # fmt: skip
+    model, config = fresh(), PreferenceConfig(held_out=0.25, seed=1)
+    report = train(model, unique, None, config)
     assert (report["pairs"], report["held_out_pairs"]) == (27, 9)
+    learned, held_out = split(unique, 0.25, 1)
+    numbers = [int(pair["prompt"].split()[-1]) for pair in learned + held_out]
+    assert sorted(numbers) == list(range(36)) and numbers != list(range(36))
+    assert fitted[0].chosen == encode_pairs(model, learned).chosen
+    assert report["accuracy"] == evaluate(model, held_out)["accuracy"]
 
 
 def test_a_margin_column_overrides_the_configs():

@@ -7,6 +7,7 @@ import torch
 
 from rlhf_pg.language import models
 from rlhf_pg.language.config import preset
+from rlhf_pg.language.loaded import open_run
 from rlhf_pg.language.train import train
 from rlhf_pg.runs import EPISODE, TOKEN, read_jsonl
 from rlhf_pg.study import credit, tasks
@@ -225,6 +226,18 @@ def test_completions_too_many_to_enumerate_are_continued(run, tmp_path):
     assert all(e >= 0 for e in errors) and max(errors) > 0
     again = credit.credit(config)
     assert again == result  # the same seed, the same numbers
+
+
+def test_the_kl_coefficient_is_the_one_that_training_ended_with(run):
+    opened = open_run(str(run))
+    opened.kl_coef = 0.75  # as an adaptive one may be in the end
+    records, _ = credit.measure(opened, 3, 2)
+    tokens = [token for record in records for token in record["tokens"]]
+    assert {record["kl_coef"] for record in records} == {0.75} != {opened.config.kl_coef}
+    assert max(abs(token["kl"]) for token in tokens) > 1e-3
+    for token in tokens:
+        expected = token["score"] - 0.75 * token["kl"]
+        assert token["reward"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_model_inside_the_run_is_enough(run):
