@@ -252,7 +252,7 @@ def train(config: ControlConfig, resume: Path | None = None, until: int | None =
     """
     state = RunState(config)
     if config.threshold is None:
-        own = gymnasium.spec(config.env).reward_threshold
+        own = gymnasium.spec(config.env.rpartition(":")[2]).reward_threshold  # without its module
         config = state.config = replace(config, threshold=own)
     title = f"{config.algorithm} on {config.env}"
     if resume is not None:
