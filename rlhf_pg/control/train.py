@@ -89,7 +89,8 @@ class Trainer:
         if self.policy.normaliser is not None:
             self.policy.normaliser.update(rollout.inputs[rollout.mask])
         if self.config.entropy_temperature:
-            self.temperature.update(metrics["entropy"])
+            if "entropy" in metrics:  # it is not where every step was skipped for a NaN
+                self.temperature.update(metrics["entropy"])
             metrics["entropy_temperature"] = self.temperature.value
         self.seconds += time.perf_counter() - began
         return {"steps": self.steps, **self.collector.episode_metrics(), **metrics}
@@ -123,7 +124,8 @@ def learn(
 ) -> "Outcome":
     """Train from `state` to the threshold or the end of the steps, then close it.
 
-    `log` is called with the metrics of every iteration, and may add to them; then `after`.
+    `log` is called with the metrics of every iteration, and may add to them; then `after`. Without
+    `log`, the outcome has them.
     """
     config, trainer = state.config, state.trainer
     lines: list[dict[str, float]] = []
@@ -143,7 +145,8 @@ def learn(
             # Log.
             if log:
                 log(metrics)
-            lines.append(metrics)
+            else:
+                lines.append(metrics)
             # A checkpoint, if one is due.
             if after:
                 after()
@@ -266,12 +269,11 @@ def train(config: ControlConfig, resume: Path | None = None, until: int | None =
     with checkpoints, discarded_if_empty(run), Progress(config.total_steps, title) as progress:
 
         def log(metrics: dict[str, float]) -> None:
-            warning = state.collapse.check(
-                metrics["entropy"], metrics["steps"] / config.total_steps
-            )
-            if warning:
-                metrics["entropy_collapsed"] = 1.0
-                progress.say(f"warning: {warning}")
+            if "entropy" in metrics:
+                share = metrics["steps"] / config.total_steps
+                if warning := state.collapse.check(metrics["entropy"], share):
+                    metrics["entropy_collapsed"] = 1.0
+                    progress.say(f"warning: {warning}")
             run.log(state.iteration, metrics)
             shown = ("score", "entropy", "eval_score")
             progress.update(
