@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from reward_models.pretrained import limit_threads
@@ -19,7 +18,7 @@ from reward_models.state import random_state, set_random_state
 from rlhf_pg import chart
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
 from rlhf_pg.control.a3c import AsynchronousTrainer
-from rlhf_pg.control.collect import Collector, make_environments
+from rlhf_pg.control.collect import Collector, make_environments, own_threshold
 from rlhf_pg.control.config import ControlConfig, read_config
 from rlhf_pg.control.entropy import CollapseMonitor, Temperature
 from rlhf_pg.control.normalise import RewardScale
@@ -255,8 +254,7 @@ def train(config: ControlConfig, resume: Path | None = None, until: int | None =
     """
     state = RunState(config)
     if config.threshold is None:
-        own = gymnasium.spec(config.env.rpartition(":")[2]).reward_threshold  # without its module
-        config = state.config = replace(config, threshold=own)
+        config = state.config = replace(config, threshold=own_threshold(config.env))
     title = f"{config.algorithm} on {config.env}"
     if resume is not None:
         saved = newest(resume)

@@ -80,13 +80,13 @@ class ReplacedLearner(Learner):
             terms["value_loss"] = (loss, config.value_coef, "token")
         return terms, {}
 
-    def _apply_gradient(self) -> float:
+    def _apply_gradient(self) -> tuple[float, float]:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         for gradient, last in zip(gradients, self.last, strict=bool(self.last)):
             gradient += self.functions.left_gradient(last)
-        norm = super()._apply_gradient()
+        result = super()._apply_gradient()
         self.last = [gradient.clone() for gradient in gradients]  # as clipped
-        return norm
+        return result
 
 
 def expected_gradient(
