@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from statistics import mean, median, stdev
 
-import gymnasium
 import numpy as np
 import torch
 from rich.table import Table
 
 from rlhf_pg import chart
-from rlhf_pg.control.collect import make_environments
+from rlhf_pg.control.collect import make_environments, own_threshold
 from rlhf_pg.control.config import CompareConfig, preset, tuned
 from rlhf_pg.control.policy import ActorCritic
 from rlhf_pg.control.train import Outcome, RunState, Trainer, learn
@@ -54,7 +53,7 @@ def compare(config: CompareConfig) -> list[Row]:
         raise ValueError("gradient_batches must be at least 2, or 0 to measure no gradients")
     make_environments(config.env, 1).close()
     if config.threshold is None:
-        config = replace(config, threshold=gymnasium.spec(config.env).reward_threshold)
+        config = replace(config, threshold=own_threshold(config.env))
     for name in config.algorithms:
         preset(name, config.env).check()
     run = Run.create(config.output, f"compare-{config.env}".replace("/", "-"), config)
@@ -149,6 +148,7 @@ COLUMNS = (
     "algorithm", "solved", "steps", "seconds", "final score", "gradient variance",
     "variance / signal", "cosine",
 )  # fmt: skip
+GRADIENT_COLUMNS = 3  # the last ones
 
 
 def _cells(row: Row) -> list[str]:
@@ -172,7 +172,7 @@ def markdown(rows: list[Row]) -> str:
 
 
 def show(config: CompareConfig, rows: list[Row]) -> None:
-    """Print the rows as a table."""
+    """Print the rows as a table, and their gradients as another one."""
     title = f"{config.env}, {config.seeds} seed{'s'[: config.seeds - 1]}"
     if config.threshold is not None:
         title += f", solved at {config.threshold:g}"
@@ -182,11 +182,20 @@ def show(config: CompareConfig, rows: list[Row]) -> None:
         "signal: squared length of their mean; cosine: with reinforce-baseline's mean, which is "
         "unbiased"
     )
-    table = Table(title=title, caption=caption if config.gradient_batches else None)
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name == "algorithm" else "right")
+    print_columns(title, rows, COLUMNS[:-GRADIENT_COLUMNS])
+    if config.gradient_batches:
+        print_columns("Gradients", rows, (COLUMNS[0], *COLUMNS[-GRADIENT_COLUMNS:]))
+        console.print(caption)
+
+
+def print_columns(title: str, rows: list[Row], names: Sequence[str]) -> None:
+    """Print some columns of the rows; all of them would not fit into 80 characters."""
+    table = Table(title=title, title_justify="left")
+    for name in names:
+        table.add_column(name, justify="left" if name == "algorithm" else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*_cells(row))
+        cells = dict(zip(COLUMNS, _cells(row), strict=True))
+        table.add_row(*(cells[name] for name in names))
     console.print(table)
 
 
