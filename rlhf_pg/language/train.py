@@ -29,6 +29,7 @@ from rlhf_pg.core.learner import Learner
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.core.rollout import Rollout
 from rlhf_pg.language import data, models, token_records
+from rlhf_pg.language.check import check_model
 from rlhf_pg.language.config import (
     FILM_NOTES,
     TrainConfig,
@@ -298,6 +299,8 @@ class Trainer:
         No folder (None) in other processes than the first.
         """
         config, main = self.config, self.accelerator.is_main_process
+        prompts, limit = self.prompts.rows["prompt"], config.max_new_tokens
+        check_model(self.policy, self.tokenizer, prompts, limit, config.model)
         if config.reference is not None:
             other = open_pretrained(AutoTokenizer, models.model_folder(config.reference))
             models.check_same_vocabulary(self.tokenizer, other, f"the reference {config.reference}")

@@ -1,0 +1,124 @@
+"""Whether a model has the same probabilities in sampling, in scoring and for one text alone.
+
+A wrong answer raises nothing and trains a wrong policy: models differ in what they do with padding,
+positions and their cache.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_pg.core.masked import zero_padding
+from rlhf_pg.language.policy import LanguagePolicy
+from rlhf_pg.language.rollout import unscored
+from rlhf_pg.language.sampling import Completions, continue_from, encode, pad_left
+
+ROUNDING = 1e-3  # nats; a larger difference of log-probabilities is no rounding error of fp32
+PROMPT_TOKENS, NEW_TOKENS = 7, 4  # of the texts of `check_model`, at most
+REMEDY = "use a decoder-only model (GPT-2, Llama, Qwen, Gemma, ...)"
+
+
+def sampling_differences(completions: Completions, scored: Tensor) -> Tensor:
+    """Log-probabilities of sampling minus those of scoring, `scored`; (B, T), 0 on padding."""
+    return zero_padding(completions.logprobs - scored, completions.mask)
+
+
+@torch.no_grad()
+def alone_differences(
+    policy: LanguagePolicy, completions: Completions, scored: Tensor, rows: Iterable[int]
+) -> Tensor:
+    """Log-probabilities of scoring, `scored` (B, T), minus those of each row alone; (rows, T).
+
+    Alone: one plain call of the model, without padding, mask, positions or cache.
+    """
+    differences = []
+    for row in rows:
+        mask = completions.mask[row]
+        prompt = completions.prompt_ids[row][completions.prompt_mask[row].bool()]
+        tokens = completions.ids[row][mask]
+        logprobs = policy.plain(torch.cat([prompt, tokens])[None])[0, len(prompt) - 1 : -1]
+        difference = torch.zeros_like(scored[row])
+        difference[mask] = scored[row][mask] - logprobs.gather(1, tokens[:, None])[:, 0]
+        differences.append(difference)
+    return torch.stack(differences)
+
+
+def check_model(
+    policy: LanguagePolicy, tokenizer: Any, prompts: list[str], max_new_tokens: int, name: str
+) -> None:
+    """Raise ValueError, with the remedy, if the model `name` would be trained wrongly.
+
+    Samples a few tokens after short prompts, padded if `prompts` need padding, in fp32, and
+    compares their probabilities. Takes about ten short forward passes, and changes no generator.
+    Weights that are not finite pass: training itself reports them.
+    """
+    bf16, policy.bf16 = policy.bf16, False
+    try:
+        fault = _fault(policy, tokenizer, prompts, min(NEW_TOKENS, max_new_tokens))
+    except Exception as error:  # of any architecture
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        fault = f"cannot be sampled and scored ({reason}); {REMEDY}"
+        raise ValueError(f"{name}: {_kind(policy)} {fault}") from error
+    finally:
+        policy.bf16 = bf16
+    if fault:
+        raise ValueError(f"{name}: {_kind(policy)} {fault}")
+
+
+def _kind(policy: LanguagePolicy) -> str:
+    return type(policy.lm).__name__
+
+
+@torch.no_grad()
+def _fault(policy: LanguagePolicy, tokenizer: Any, prompts: list[str], new: int) -> str | None:
+    """What is wrong with the model and the remedy, or None."""
+    device = next(policy.parameters()).device
+    lengths = [len(ids) for ids in encode(tokenizer, prompts)]
+    longest = min(PROMPT_TOKENS, max(lengths))
+    # Prompts of one length need no padding, so a model that ignores it can be trained on them.
+    same = min(lengths) == max(lengths)
+    cuts = [longest] * 3 if same else [1, (1 + longest) // 2, longest]
+    text = sum(encode(tokenizer, prompts[:8]), []) * (longest + new)
+    tolerance = ROUNDING / min(1.0, policy.temperature)
+
+    row, half = torch.tensor([text[: longest + new]], device=device), (longest + new) // 2
+    later = _largest(policy.plain(row)[0, :half] - policy.plain(row[:, :half])[0])
+    if later > tolerance:
+        return (
+            "reads the tokens after the one that it predicts, as an encoder does (off by "
+            f"{later:.2g} nats); {REMEDY}"
+        )
+
+    # Each prompt twice: where the cache allows it, prompts are read once.
+    ids, mask = pad_left([text[:n] for n in cuts for _ in range(2)], 0, device)
+    begun, generator = ids[:, :0], torch.Generator().manual_seed(0)
+    names = [""] * len(ids)
+    done = continue_from(policy, tokenizer, names, ids, mask, begun, new, generator)
+    scored = policy.evaluate(unscored(done)).logprobs
+    sampling = _largest(sampling_differences(done, scored))
+    alone = alone_differences(policy, done, scored, range(0, len(ids), 2))
+    padded, unpadded = _largest(alone[:-1]), _largest(alone[-1])  # the last prompt is the longest
+    if unpadded > tolerance:
+        return (
+            "has other log-probabilities if positions are counted from 0 and a mask is given than "
+            f"without both (off by {unpadded:.2g} nats); {REMEDY}"
+        )
+    if padded > tolerance:
+        return (
+            "ignores attention_mask or position_ids, so padded prompts have other "
+            f"log-probabilities than alone (off by {padded:.2g} nats); {REMEDY}, or prompts that "
+            "all have the same number of tokens"
+        )
+    if sampling > tolerance:
+        return (
+            "has other log-probabilities in sampling, with its cache, than in scoring, without "
+            f"(off by {sampling:.2g} nats); {REMEDY}"
+        )
+    return None
+
+
+def _largest(differences: Tensor) -> float:
+    """The largest absolute difference; 0 if there is none, NaN if there is one."""
+    return float(differences.abs().max()) if differences.numel() else 0.0
