@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from reward_models import RewardError
+from reward_models.guard import copied, guarded
 
 Score = float | None
 Reward = Callable[..., Any]
@@ -23,8 +24,9 @@ def call_reward(
 ) -> list[Score]:
     """Call a reward with the columns its signature accepts, and check its scores.
 
-    Returns one float or None per completion. Raises RewardError if the reward needs a column that
-    is not there, raises an exception or SystemExit (function, file:line and message are named), or
+    Returns one float or None per completion. The reward gets copies of the lists, and torch's
+    settings are restored after it (see `guarded`). Raises RewardError if it needs a column that is
+    not there, raises anything but KeyboardInterrupt (function, file:line and message are named), or
     returns anything but one finite number or None per row.
     """
     if inspect.iscoroutinefunction(reward):
@@ -32,10 +34,11 @@ def call_reward(
     offered = {"prompts": prompts, "completions": completions, **columns}
     accepted = _accepted(reward, name, offered)
     try:
-        scores = reward(**accepted)
-    except RewardError:
+        with guarded(name):
+            scores = reward(**copied(accepted))
+    except (RewardError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # also SystemExit and RewardTimeout
         if str(getattr(reward, "__module__", "")).startswith("reward_models."):
             raise  # a bug of this package, not of the user: keep the whole traceback
         raise RewardError(f"reward {name!r} failed: {_where(reward, error)}") from error

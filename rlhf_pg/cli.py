@@ -30,6 +30,14 @@ class Command:
     preset_from: tuple[str, ...] = ()
     positional: str | None = None
     positional_help: str = "A run or a model."
+    second: str | None = None  # another positional argument, after the first
+    second_help: str = ""
+
+    @property
+    def positionals(self) -> dict[str, str]:
+        """Options that are given by their place, in order, with their help."""
+        both = {self.positional: self.positional_help, self.second: self.second_help}
+        return {name: text for name, text in both.items() if name}
 
 
 LANGUAGE = "rlhf_pg.language"
@@ -97,7 +105,7 @@ COMMANDS: dict[str, Command] = {
     "data show": Command(
         "show how a data source is read: its form, counts, lengths and three rows",
         f"{LANGUAGE}.config:DataShowConfig",
-        f"{LANGUAGE}.data:show",
+        f"{LANGUAGE}.data_show:show",
         positional="path",
         positional_help='A file, a folder, a hub name, or "film-notes".',
     ),
@@ -131,8 +139,8 @@ COMMANDS: dict[str, Command] = {
         "check a model, its tokenizer, the data and the reward before training",
         "rlhf_pg.study.config:DoctorConfig",
         "rlhf_pg.study.doctor:main",
-        preset=f"{LANGUAGE}.config:preset",
-        preset_from=("algorithm",),
+        preset="rlhf_pg.study.config:doctor_preset",
+        preset_from=("algorithm", "model"),
         positional="model",
         positional_help="Initial policy: a run, a folder, or a hub name.",
     ),
@@ -147,11 +155,11 @@ COMMANDS: dict[str, Command] = {
         "rlhf_pg.study.estimators.command:main",
     ),
     "study credit": Command(
-        "compare every token's advantage with the true one, by continuing from each prefix",
+        "every token's advantage beside the true one; or what a reward model pays for",
         "rlhf_pg.study.config:CreditConfig",
         "rlhf_pg.study.credit:credit",
         positional="run",
-        positional_help="Folder of a run of `rlhf-pg train`.",
+        positional_help="Folder of a run of `rlhf-pg train`, or of a reward model.",
     ),
     "study bugs": Command(
         "what known silent bugs do to the gradient and to learning, each beside the right code",
@@ -167,6 +175,15 @@ COMMANDS: dict[str, Command] = {
         positional="example",
         positional_help="softmax-step, bernoulli-bandit, two-step-td, reward-to-go, gae, "
         "rock-paper-scissors, or all.",
+    ),
+    "study exercise": Command(
+        "write a function of the theory yourself, and have it graded exactly",
+        "rlhf_pg.study.config:ExerciseConfig",
+        "rlhf_pg.study.exercises.command:main",
+        positional="name",
+        positional_help="The function to write. Default: list all exercises.",
+        second="file",
+        second_help="Your solution, whose code is run. Default: write a template, NAME.py.",
     ),
 }
 
@@ -206,6 +223,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         line = " ".join(str(error).split()) or type(error).__name__
         print(f"rlhf-pg: {plain(line)}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        from rlhf_pg.memory import out_of_memory
+
+        message = out_of_memory(error, arguments[0])
+        if debug or message is None:
+            raise
+        print(f"rlhf-pg: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
         if debug:
@@ -251,7 +276,7 @@ def read_config(name: str, command: Command, arguments: Sequence[str]) -> Any:
             if not isinstance(options[key], str):
                 raise ValueError(f"{key} must be text, not {options[key]!r}")
         chosen = find(command.preset)(*(options[key] for key in command.preset_from))
-        values = {k: v for k, v in asdict(chosen).items() if k != command.positional}
+        values = {k: v for k, v in asdict(chosen).items() if k not in command.positionals}
         parser.set_defaults(_flat(values))
     options = _parse(parser, name, arguments)
     check_options(options, config_class)  # before objects are made, to name "learner.lr" in full
@@ -299,7 +324,7 @@ def build_parser(name: str, command: Command, config_class: Any) -> Any:
     import jsonargparse
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    place = f"[{command.positional.upper()}] " if command.positional else ""
+    place = "".join(f"[{name.upper()}] " for name in command.positionals)
     parser = jsonargparse.ArgumentParser(
         prog=f"rlhf-pg {name}",
         usage=f"rlhf-pg {name} {place}[OPTIONS]",
@@ -308,13 +333,10 @@ def build_parser(name: str, command: Command, config_class: Any) -> Any:
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="Read options from a YAML file.")
-    positional = {command.positional} if command.positional else set()
-    parser.add_class_arguments(config_class, skip=positional)
-    if command.positional:
-        field = next(f for f in fields(config_class) if f.name == command.positional)
-        parser.add_argument(
-            field.name, nargs="?", default=field.default, help=command.positional_help
-        )
+    parser.add_class_arguments(config_class, skip=set(command.positionals))
+    defaults = {f.name: f.default for f in fields(config_class)}
+    for argument, about in command.positionals.items():
+        parser.add_argument(argument, nargs="?", default=defaults[argument], help=about)
     ranges = _ranges(config_class)
     for action in parser._actions:
         if text := ranges.get(action.dest):

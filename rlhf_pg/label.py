@@ -26,6 +26,7 @@ from reward_models.loading import load_reward
 from reward_models.pretrained import limit_threads
 from rlhf_pg.language import data, models
 from rlhf_pg.language.config import LabelConfig
+from rlhf_pg.language.loaded import with_run_options
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import Reward, score_completions
 from rlhf_pg.language.sampling import check_rows_fit, sample
@@ -44,6 +45,7 @@ HELP = "← or a: left   → or d: right   t: tie   s: skip   u: undo   q: stop"
 
 def label(config: LabelConfig) -> None:
     """Let a person judge pairs; judgements made so far are kept on any exit."""
+    config = with_run_options(config)
     with keys() as read_key:
         kept = Judgements(Path(config.output))
         reward = load_reward(config.reward) if config.reward else None
@@ -256,11 +258,14 @@ def make_pairs(config: LabelConfig, reward: Reward | None, skip: int = 0) -> lis
     `skip` advances the seed, so that a continued session samples new pairs. Every prompt gives one
     pair before any gives a second. Raises ValueError for options that make no pairs.
     """
+    config = with_run_options(config)
+    assert config.data and config.max_new_tokens and config.temperature
     model, tokenizer = models.load(config.model)
     limit_threads(model)
     device = Accelerator(cpu=config.device == "cpu").device
     policy = LanguagePolicy(model, config.temperature, "none").to(device)
-    columns = data.spread(data.read(config.data, "prompts", tokenizer=tokenizer), config.count)
+    prompts = data.read(config.data, "prompts", tokenizer=tokenizer, columns=config.columns)
+    columns = data.spread(prompts, config.count)
     data.check_prompt_lengths(model, tokenizer, columns["prompt"], config.max_new_tokens)
     rows = min(32, len(columns["prompt"])) * config.samples_per_prompt
     check_rows_fit(model, rows, config.max_new_tokens, "--samples_per_prompt", device)
@@ -287,6 +292,7 @@ def _candidates(
     sides: random.Random,
 ) -> list[tuple[int, float, Pair]]:
     """All pairs of a few prompts, ranked within each."""
+    assert config.max_new_tokens
     prompts = columns["prompt"]
     completions = sample(policy, tokenizer, prompts, config.max_new_tokens, generator)
     scores: list[float] | None = None

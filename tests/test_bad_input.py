@@ -191,7 +191,7 @@ EVERY_OPTION = [
     (command, name, hint, limits)
     for command in COMMANDS
     for name, hint, limits in options_of(find(COMMANDS[command].config))
-    if name != COMMANDS[command].positional
+    if name not in COMMANDS[command].positionals
 ]
 
 

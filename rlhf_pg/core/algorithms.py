@@ -87,6 +87,9 @@ class LearnerConfig(Options):
     max_grad_norm: float = option(1.0, at_least=0)
     """Clip the gradient's norm, usually 1.0 (text) or 0.5 (control); 0 does not. Clipping gives
     batches with large gradients less weight, a bias."""
+    max_skipped_steps: int = option(3, at_least=0)
+    """Maximum number of gradient steps in a row that are skipped because the gradient is NaN or
+    infinite, usually 0 to 10; one more is an error."""
     adam_eps: float = option(1e-5, above=0)
     """Adam's epsilon, usually 1e-5 for policy gradients."""
     weight_decay: float = option(0.0, at_least=0)

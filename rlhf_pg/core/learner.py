@@ -7,6 +7,7 @@ Gradients are summed over processes after the backward pass, with denominators t
 of all processes: two processes with half the rows each take the same step as one with all rows.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -56,12 +57,15 @@ class Learner:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.average = baselines.MovingAverage()
         self.updates = 0
+        self.skipped = 0  # steps skipped in a row until now
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """All epochs and minibatches of one rollout. Returns the mean of each metric over steps.
 
-        Raises FloatingPointError before any step if the rollout has a NaN or infinity in a real
-        step (the row is named), and instead of a step whose gradient is not finite.
+        A step whose gradient is NaN or infinite is skipped and counted; its own metrics that are
+        not finite are left out of the means. Raises FloatingPointError after more than
+        `max_skipped_steps` of these in a row, and before any step if the rollout has a NaN or
+        infinity in a real step (the row is named).
         """
         config = self.config
         _check_finite(rollout)
@@ -74,7 +78,8 @@ class Learner:
             for rows in self._minibatches(len(rollout)):
                 step = self._step(rollout[rows], advantages[rows], targets[rows])
                 for name, value in step.items():
-                    seen[name].append(value)
+                    if math.isfinite(value):
+                        seen[name].append(value)
                 stopped = config.target_kl is not None and (
                     step["update_kl"] > 1.5 * config.target_kl
                 )
@@ -132,7 +137,7 @@ class Learner:
                 share = mean * part["token"] / whole["token"].clamp(min=1)
                 totals[name] = totals.get(name, 0.0) + share
         metrics = {name: float(self._reduce(value)) for name, value in totals.items()}
-        metrics["grad_norm"] = self._apply_gradient()
+        metrics["grad_norm"], metrics["skipped_steps"] = self._apply_gradient()
         return metrics
 
     def _losses(
@@ -186,8 +191,11 @@ class Learner:
         whole = kl.k2(total, ref_total) / lengths
         return losses.aggregate(whole.expand_as(logprobs), mask, self.config.reduction)
 
-    def _apply_gradient(self) -> float:
-        """Sum the gradient over processes, clip it, step. Returns its norm before clipping."""
+    def _apply_gradient(self) -> tuple[float, float]:
+        """Sum the gradient over processes, clip it, step unless it is NaN or infinite.
+
+        Returns its norm before clipping, and 1 if the step was skipped, else 0.
+        """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if self.accelerator is not None and self.accelerator.num_processes > 1:
             # Shares already add to one over all processes: a sum, not a mean. All in one message.
@@ -198,14 +206,20 @@ class Learner:
                 gradient.copy_(part.view_as(gradient))
         limit = self.config.max_grad_norm or float("inf")
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
-        if norm != norm or norm == float("inf"):
-            self.optimizer.zero_grad(set_to_none=True)
+        if math.isfinite(norm):
+            self.optimizer.step()
+            self.skipped = 0
+            return norm, 0.0
+        # The norm is that of the summed gradient, so all processes skip the step.
+        self.optimizer.zero_grad(set_to_none=True)
+        self.skipped += 1
+        if self.skipped > self.config.max_skipped_steps:
             raise FloatingPointError(
-                f"the gradient's norm is {norm} in update {self.updates}; no step was taken. "
-                "Lower the learning rate, or look for extreme rewards"
+                f"the gradient's norm was not finite in {self.skipped} steps in a row, the last "
+                f"in update {self.updates} ({norm}); none was taken. Lower the learner's lr "
+                f"({self.config.lr:g}), or look for extreme rewards"
             )
-        self.optimizer.step()
-        return norm
+        return norm, 1.0
 
     def _minibatches(self, rows: int) -> Iterator[Tensor]:
         """Rows in a new random order, in `minibatches` parts."""
@@ -227,16 +241,19 @@ class Learner:
         self, rollout: Rollout, advantages: Tensor, targets: Tensor, seen: dict[str, list[float]]
     ) -> dict[str, float]:
         mean = {name: sum(values) / len(values) for name, values in seen.items()}
-        entropy = -mean.pop("entropy_loss")
+        skipped = seen["skipped_steps"]
         metrics = {
             **mean,
-            "entropy": entropy,
-            # No step was taken before the first minibatch: any drift there is a scoring error.
-            "first_ratio_drift": seen["ratio_drift"][0],
             "advantage_std": float(masked_var(advantages, rollout.mask, self._reduce).sqrt()),
             "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
-            "gradient_steps": float(len(seen["policy_loss"])),
+            "gradient_steps": len(skipped) - sum(skipped),
+            "skipped_steps": sum(skipped),
         }
+        if "entropy_loss" in mean:
+            metrics["entropy"] = -metrics.pop("entropy_loss")
+        if "ratio_drift" in mean:
+            # No step was taken before the first minibatch: any drift there is a scoring error.
+            metrics["first_ratio_drift"] = seen["ratio_drift"][0]
         if self.config.baseline == "critic":
             residual = masked_var(targets - rollout.values.detach(), rollout.mask, self._reduce)
             spread = masked_var(targets, rollout.mask, self._reduce)
@@ -250,6 +267,7 @@ class Learner:
             "generator": self.generator.get_state(),
             "average": self.average.state_dict(),
             "updates": self.updates,
+            "skipped": self.skipped,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -257,6 +275,7 @@ class Learner:
         self.generator.set_state(state["generator"])
         self.average.load_state_dict(state["average"])
         self.updates = state["updates"]
+        self.skipped = state.get("skipped", 0)  # older checkpoints have none
 
 
 def _check_finite(rollout: Rollout) -> None:

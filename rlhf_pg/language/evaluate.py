@@ -26,6 +26,7 @@ from reward_models.rules import FILM_NOTES_GOLD
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.language import data, models
 from rlhf_pg.language.config import FILM_NOTES, EvaluateConfig, train_config
+from rlhf_pg.language.loaded import RUN_OPTIONS, remembered, run_folder
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import (
     Reward,
@@ -38,7 +39,6 @@ from rlhf_pg.language.rollout import (
 from rlhf_pg.language.sampling import sample
 from rlhf_pg.memory import check_fits
 from rlhf_pg.progress import Progress, console
-from rlhf_pg.runs import options_of
 from rlhf_pg.trust import check
 
 MEASURES = {  # rows of the table, in this order
@@ -314,26 +314,22 @@ def with_run_options(config: EvaluateConfig) -> EvaluateConfig:
 
     Raises ValueError if the run is of unknown origin and names something to load.
     """
-    run = options_of(config.model)
-    own: dict[str, Any] = {}  # if it is a run of another command
-    if {"reward", "algorithm"} <= set(run):
-        own = asdict(train_config(Path(config.model)))
+    folder = run_folder(config.model)
+    own = train_config(folder) if folder else None
     given = {name: x for name, x in asdict(config).items() if x is not None}
-    kept = [Path(config.model, name) for name in ("reference", "initial")]
-    base = next((str(folder) for folder in kept if own and folder.is_dir()), None)
+    named = {name: given.get(name) for name in RUN_OPTIONS}
+    found = remembered(config.model, named, config.trust, ("reward", "gold", "data"))
+    kept = [folder / name for name in ("reference", "initial")] if folder else []
+    base = next((str(path) for path in kept if path.is_dir()), None)
     filled = {
-        "base": base or own.get("reference") or own.get("model") or config.model,
-        "reward": own.get("reward"),
-        "gold": own.get("gold"),
-        "data": own.get("data") or FILM_NOTES,
-        "max_new_tokens": own.get("max_new_tokens") or 48,
-        "temperature": own.get("temperature") or 1.0,
+        "base": base or (own and (own.reference or own.model)) or config.model,
+        "data": FILM_NOTES,
+        "max_new_tokens": 48,
+        "temperature": 1.0,
     }
-    if own:
-        named = {name: filled[name] for name in ("base", "reward", "gold", "data")}
-        named = {name: x for name, x in named.items() if name not in given}
-        check(Path(config.model), named, config.trust, flags=tuple(named))
-    return EvaluateConfig(**(asdict(config) | filled | given))
+    if folder and "base" not in given:
+        check(folder, {"base": filled["base"]}, config.trust, flags=("base",))
+    return EvaluateConfig(**(asdict(config) | filled | found | given))
 
 
 def assess(config: EvaluateConfig) -> dict[str, Any]:
@@ -377,7 +373,7 @@ def open_bench(
     device = Accelerator(cpu=config.device == "cpu").device
     model, tokenizer = models.load(config.model)
     limit_threads(model)
-    columns = data.read(config.data, "prompts", "test", tokenizer)
+    columns = data.read(config.data, "prompts", "test", tokenizer, config.columns)
     columns = data.spread(columns, config.prompts)
     data.check_prompt_lengths(model, tokenizer, columns["prompt"], config.max_new_tokens)
     samples = max(config.samples_per_prompt, _pool_size(config.best_of, columns))

@@ -134,6 +134,11 @@ def pieces(
     return rows
 
 
+def piece(tokenizer: Any, before: list[int], token: int) -> str:
+    """The text that a token adds to those before it; a special token's is its name."""
+    return _piece(tokenizer, before, tokenizer.decode(before), token)
+
+
 def _piece(tokenizer: Any, before: list[int], text: str, token: int) -> str:
     longer = tokenizer.decode([*before, token])
     grown = longer.startswith(text) and len(longer) > len(text)

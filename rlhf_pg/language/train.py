@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 from reward_models.calling import reward_name
 from reward_models.combine import alone
+from reward_models.guard import time_limit
 from reward_models.loading import code_file, load_reward, references
 from reward_models.lora import merged
 from reward_models.pretrained import limit_threads, open_pretrained
@@ -32,6 +33,7 @@ from rlhf_pg.language import data, models, token_records
 from rlhf_pg.language.check import check_model
 from rlhf_pg.language.config import (
     FILM_NOTES,
+    PYTHON_REWARD,
     TrainConfig,
     check,
     train_config,
@@ -144,7 +146,7 @@ class Trainer:
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         _check_shares(config, processes)
         if callable(reward):  # so that config.yaml does not name another reward
-            self.config = config = replace(config, reward=f"Python: {reward_name(reward)}")
+            self.config = config = replace(config, reward=f"{PYTHON_REWARD}{reward_name(reward)}")
         gold = gold or config.gold or (FILM_NOTES_GOLD if config.data == FILM_NOTES else None)
         for spec in (reward or config.reward, gold):
             if self.accelerator.is_main_process and spec:
@@ -154,7 +156,7 @@ class Trainer:
         self.gold = load_reward(gold) if gold else None
         model, self.tokenizer = models.load(config.model)
         limit_threads(model)
-        rows = data.read(config.data, "prompts", tokenizer=self.tokenizer)
+        rows = data.read(config.data, "prompts", "train", self.tokenizer, config.columns)
         self.data_fingerprint = fingerprint(rows)
         data.check_prompt_lengths(model, self.tokenizer, rows["prompt"], config.max_new_tokens)
         share, device = config.rows // processes, self.accelerator.device
@@ -220,7 +222,8 @@ class Trainer:
         # Score: rewards read whole texts; clipping and the missing-EOS penalty follow.
         with self.timed("reward"):
             clip, penalty = config.score_clip, config.missing_eos_penalty
-            scores = score(self.reward, self.gold, completions, batch, clip, penalty)
+            with time_limit(config.reward_timeout, "--reward_timeout"):
+                scores = score(self.reward, self.gold, completions, batch, clip, penalty)
         with self.timed("reference"):
             ref_logprobs = reference_logprobs(self.reference, completions)
         # A completion is an episode: the score on its last token, -beta * k1 on every token.

@@ -15,7 +15,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from reward_models.files import saved_text
+from reward_models.files import reward_model_folder, saved_text
 from rlhf_pg.core.returns import gae
 from rlhf_pg.language import data, token_records
 from rlhf_pg.language.enumeration import enumerable
@@ -23,6 +23,7 @@ from rlhf_pg.language.loaded import LoadedRun, open_run
 from rlhf_pg.progress import Progress, console, number
 from rlhf_pg.reading import FLAG, NUMBER, Shape
 from rlhf_pg.study.config import CreditConfig
+from rlhf_pg.study.reward_credit import reward_credit
 from rlhf_pg.study.true_values import TrueValues, continued_values, enumerated_values
 
 Records = Sequence[dict[str, Any]]  # as documented in runs.EPISODE and runs.TOKEN
@@ -52,7 +53,12 @@ AGREEMENT_SHAPE: Shape = {  # of credit.json
 
 
 def credit(config: CreditConfig) -> dict[str, Any]:
-    """Measure a run, print the agreement, and write credit.jsonl and credit.json."""
+    """Measure a run, print the agreement, and write credit.jsonl and credit.json.
+
+    A reward model has a credit of its own: what each token adds to its score.
+    """
+    if reward_model_folder(config.run):
+        return {"texts": reward_credit(config)}
     run = open_run(
         config.run,
         config.trust,

@@ -20,8 +20,16 @@ from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import language_rollout
 from rlhf_pg.study.bugs import BUGS, cartpole
 from rlhf_pg.study.bugs.bug import body
+from rlhf_pg.study.bugs.critic_descent import CriticDescent
 from rlhf_pg.study.bugs.functions import RIGHT, Functions
-from rlhf_pg.study.bugs.learner import ReplacedLearner, TablePolicy, direction, estimate
+from rlhf_pg.study.bugs.gaussian import Gaussian
+from rlhf_pg.study.bugs.learner import (
+    ReplacedLearner,
+    TablePolicy,
+    direction,
+    estimate,
+    expected_gradient,
+)
 from rlhf_pg.study.bugs.small_network import SmallNetwork, gpt2
 from rlhf_pg.study.bugs.small_text import PLAIN, SmallText, enumerated
 from rlhf_pg.study.bugs.time_limit import A2C, TimeLimit, orchard
@@ -509,6 +517,121 @@ def test_truncation_as_an_end_makes_the_orchard_worth_three_steps():
 def test_numbers_that_the_labels_state():
     (label,) = BUGS["reset-step"].numbers
     assert f"{TimeLimit(two_state()).value(RIGHT):.2f} is true" in label
+
+
+# Classic mistakes
+
+
+def test_a_turned_sign_is_exactly_the_wrong_way():
+    found = SmallText().direction(WRONG["actor-sign"])
+    assert found["cosine"] == pytest.approx(-1) and found["length"] == pytest.approx(1)
+    # PPO's, at ratio 1, is minus the right one too.
+    logp = normal(3, 4).requires_grad_()
+    a, mask = normal(3, 4, seed=1), torch.ones(3, 4)
+    right, wrong = (
+        torch.autograd.grad(f.clip_loss(logp, logp.detach(), a, mask, 0.2, "token"), logp)[0]
+        for f in (RIGHT, WRONG["actor-sign"])
+    )
+    assert_close(wrong, -right)
+
+
+def test_without_the_log_every_step_is_weighted_by_its_probability():
+    """By another way: the right gradient of the advantages times pi."""
+    task = SmallText()
+    policy = task.policy()
+    rollout = task.rollout(policy, RIGHT)
+    advantages, _ = task.advantages(rollout, task.logprobs(policy.logits).exp(), RIGHT)
+    pi = policy.evaluate(rollout).logprobs.detach().exp()
+    probs = task.logprobs(policy.logits).detach().exp()
+    logp = policy.evaluate(rollout).logprobs
+    gradient = expected_gradient(probs, logp, advantages * pi, rollout.mask, [policy.logits])
+    expected = direction(gradient, task.exact(policy).gradient)
+    found = task.direction(WRONG["log-missing"])
+    assert found["bias"] == pytest.approx(expected["bias"], abs=EXACT) and found["bias"] > 0.5
+
+
+def test_a_baseline_of_the_action_loses_what_the_action_changes_later():
+    """With the true V, the gradient is that of E[sum_t r_t] with the later rewards cut off."""
+    task = next(iter(BUGS["action-baseline"].gradients.values()))
+    policy = task.policy()
+    rollout = task.rollout(policy, RIGHT)
+    probs, logp = task.logprobs(policy.logits).detach().exp(), policy.evaluate(rollout).logprobs
+    own = expected_gradient(probs, logp, rollout.rewards, rollout.mask, [policy.logits])
+    expected = direction(own, task.exact(policy).gradient)
+    found = task.direction(WRONG["action-baseline"])
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=EXACT)
+    assert replace(task, critic="zero").direction(WRONG["action-baseline"])["bias"] < EXACT
+
+
+def test_an_undetached_target_ends_at_the_least_squared_td_error():
+    """By linear least squares: the critic of least E[(r + gamma V(s') - V(s))^2]."""
+    task = CriticDescent(two_state())
+    weights = task.weights(task.start())
+    rows, rights = [], []
+    for s, a, following in torch.nonzero(weights).tolist():
+        row = torch.zeros(2).double()
+        row[s] += 1
+        row[following] -= task.mdp.gamma
+        root = weights[s, a, following].sqrt()
+        rows.append(root * row)
+        rights.append(root * task.mdp.rewards[s, a])
+    least = torch.linalg.lstsq(torch.stack(rows), torch.stack(rights)[:, None]).solution[:, 0]
+    assert task.value(WRONG["target-not-detached"]) == pytest.approx(float(least[1]), abs=1e-3)
+    true = task.mdp.exact(task.start().logits)
+    assert task.value(RIGHT) == pytest.approx(float(true.values[1]), abs=1e-6)
+    assert (
+        direction(task.gradient(task.start(), true.values), true.gradient.flatten())["bias"] < EXACT
+    )
+    (label,) = BUGS["target-not-detached"].numbers
+    assert f"{float(true.values[1]):.2f} is true" in label
+
+
+@pytest.mark.parametrize("baseline", [True, False])
+def test_an_undetached_action_has_no_gradient_by_the_mean(baseline):
+    task, wrong = Gaussian(baseline), WRONG["rsample-not-detached"]
+    assert task.direction(RIGHT)["bias"] < EXACT
+    by_mean, by_std = task.gradient(task.start(), wrong).tolist()
+    assert by_mean == pytest.approx(0, abs=EXACT)
+    assert by_std == pytest.approx(0 if baseline else 5, abs=EXACT)  # -E[r - b], E[r] = -5
+    parameters = [torch.tensor([0.5]), torch.tensor([0.3])]
+    samples = 0.5 + math.exp(0.3) * normal(200_000)
+    assert float(task.objective(parameters)) == pytest.approx(
+        float((-((samples - 2) ** 2)).mean()), abs=0.05
+    )
+
+
+def test_gradients_that_stay_add_up():
+    later, first = BUGS["gradients-not-zeroed"].gradients.values()
+    wrong = WRONG["gradients-not-zeroed"]
+    assert first.direction(wrong)["bias"] == 0 and later.direction(RIGHT)["bias"] == 0
+    # A rate of 0: the policy stays, and ten gradients are added to the eleventh.
+    still = replace(later, lr=0.0).direction(wrong)
+    assert still["length"] == pytest.approx(11) and still["cosine"] == pytest.approx(1)
+    # In the learner: the second step of SGD goes twice as far, on a policy that stays.
+    policy = SmallText().policy()
+    rollout = SmallText().rollout(policy, RIGHT)
+    before, moves = policy.logits.detach().clone(), []
+    config = replace(BARE, max_grad_norm=0.0)
+    sgd = torch.optim.SGD([policy.logits], lr=1.0)
+    learner = ReplacedLearner(policy, config, wrong, sgd)
+    for _ in range(2):
+        learner.update(rollout)
+        moves.append(policy.logits.detach() - before)
+        policy.logits.data.copy_(before)
+    assert_close(moves[1], 2 * moves[0])
+
+
+def test_what_is_said_of_learning_with_classic_mistakes():
+    ends = {}
+    for name in ("actor-sign", "log-missing", "action-baseline", "gradients-not-zeroed"):
+        task = next(iter(BUGS[name].curves.values()))
+        ends[name] = [task.train(f, 0)[0][-1] for f in (RIGHT, WRONG[name])]
+    assert all(right > wrong + 0.1 for right, wrong in ends.values())
+    assert ends["actor-sign"][1] < -2
+    gaussian = Gaussian()
+    assert gaussian.learn(WRONG["rsample-not-detached"])[0][-1] == pytest.approx(-5)
+    assert gaussian.learn(RIGHT)[0][-1] > -0.2
 
 
 # CartPole

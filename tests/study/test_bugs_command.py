@@ -107,7 +107,8 @@ def test_only_bugs_that_can_occur_in_control_are_tested_there(monkeypatch):
         bug.measure(replace(item, **empty))
     tested = [name for name, item in BUGS.items() if item.functions in called]
     assert tested == ["unmasked-whitening", "inverted-whitening", "lambda-ignored", "mask-dropped",
-                      "truncation-as-end", "reset-step"]  # fmt: skip
+                      "truncation-as-end", "reset-step", "actor-sign", "action-baseline",
+                      "gradients-not-zeroed"]  # fmt: skip
 
 
 def test_curves_are_blocks_on_the_given_scale():

@@ -5,9 +5,11 @@ list of one of the files below or of a new one. A function that no bug has repla
 made a field of `Functions`, and called where `Trainer` or a setting needs it.
 """
 
-from rlhf_pg.study.bugs import collector_bugs, learner_bugs, text_bugs
+from rlhf_pg.study.bugs import classic_bugs, collector_bugs, learner_bugs, text_bugs
 from rlhf_pg.study.bugs.bug import Bug
 
 BUGS: dict[str, Bug] = {
-    bug.name: bug for bug in (*text_bugs.BUGS, *learner_bugs.BUGS, *collector_bugs.BUGS)
+    bug.name: bug
+    for bugs in (text_bugs, learner_bugs, collector_bugs, classic_bugs)
+    for bug in bugs.BUGS
 }

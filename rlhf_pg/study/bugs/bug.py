@@ -8,14 +8,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlhf_pg.study.bugs.cartpole import learning_test
+from rlhf_pg.study.bugs.critic_descent import CriticDescent
 from rlhf_pg.study.bugs.functions import RIGHT, Function, Functions
+from rlhf_pg.study.bugs.gaussian import Gaussian
 from rlhf_pg.study.bugs.small_network import SmallNetwork
 from rlhf_pg.study.bugs.small_text import SmallText
 from rlhf_pg.study.bugs.time_limit import TimeLimit
 
 # A small task and a learner, with exact expectations: `direction` measures the expected gradient,
 # `learn` gives J over updates, a list for each seed, and `best` J of the best policy.
-Setting = SmallText | SmallNetwork | TimeLimit
+Setting = SmallText | SmallNetwork | TimeLimit | CriticDescent | Gaussian
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,26 @@ def real_steps(resetting: Tensor) -> Tensor:
     return ~resetting
 
 
+def baseline(values: Tensor, next_values: Tensor) -> Tensor:
+    """What is subtracted from the return of step t, (B, T): V(s_t), as in `gae`."""
+    return values
+
+
+def action(mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:
+    """A Gaussian action that is a number, as sampled in `Normal`."""
+    return (mean + std * noise).detach()
+
+
+def target_value(following: Tensor) -> Tensor:
+    """V(s_{t+1}) in the critic's target, as in `value_loss`."""
+    return following.detach()
+
+
+def left_gradient(last: Tensor) -> Tensor:
+    """What is left of the last step's gradient, as after `zero_grad` in `Learner`."""
+    return torch.zeros_like(last)
+
+
 Function = Callable[..., Tensor]
 
 
@@ -64,6 +84,10 @@ class Functions:
     value_loss: Function = losses.value_loss
     next_values: Function = next_values
     real_steps: Function = real_steps
+    baseline: Function = baseline
+    action: Function = action
+    target_value: Function = target_value
+    left_gradient: Function = left_gradient
 
 
 RIGHT = Functions()

@@ -39,7 +39,9 @@ def estimate(rollout: Rollout, config: LearnerConfig, f: Functions) -> tuple[Ten
         steps = (rollout.rewards, rollout.values, rollout.next_values)
         rewards, values, next_values = (zero_padding(x, mask) for x in steps)
         advantages = f.gae(rewards, values, next_values, rollout.ends, config.gamma, config.lam)
-        advantages, targets = zero_padding(advantages, mask), advantages + values
+        targets = advantages + values
+        advantages = advantages + (values - f.baseline(values, next_values))
+        advantages = zero_padding(advantages, mask)
     else:
         unwhitened = replace(config, whiten_advantages=False)
         advantages, targets = estimate_advantages(rollout, unwhitened)
@@ -56,6 +58,7 @@ class ReplacedLearner(Learner):
     ) -> None:
         super().__init__(policy, config, optimizer=optimizer)
         self.functions = f
+        self.last: list[Tensor] = []  # gradients of the last step
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         advantages, targets = estimate(rollout, self.config, self.functions)
@@ -76,6 +79,14 @@ class ReplacedLearner(Learner):
             loss = f.value_loss(new.values, targets, mask, rollout.values, config.value_clip)
             terms["value_loss"] = (loss, config.value_coef, "token")
         return terms, {}
+
+    def _apply_gradient(self) -> tuple[float, float]:
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        for gradient, last in zip(gradients, self.last, strict=bool(self.last)):
+            gradient += self.functions.left_gradient(last)
+        result = super()._apply_gradient()
+        self.last = [gradient.clone() for gradient in gradients]  # as clipped
+        return result
 
 
 def expected_gradient(
