@@ -58,12 +58,24 @@ def check_model(
     try:
         fault = _fault(policy, tokenizer, prompts, min(NEW_TOKENS, max_new_tokens))
     except Exception as error:  # of any architecture
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        fault = f"cannot be sampled and scored ({reason}); {REMEDY}"
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        fault = f"cannot be sampled and scored: {' '.join(reason.split())[:200]}; {REMEDY}"
         raise ValueError(f"{name}: {_kind(policy)} {fault}") from error
     finally:
         policy.bf16 = bf16
     if fault:
+        raise ValueError(f"{name}: {_kind(policy)} {fault}")
+
+
+def check_causal(model: Any, tokens: list[int], name: str) -> None:
+    """Raise ValueError if the model `name` reads the tokens after the one that it predicts.
+
+    `tokens` is any text; of a short part of it, two forward passes are made.
+    """
+    device = next(model.parameters()).device
+    row = torch.tensor([tokens[: PROMPT_TOKENS + NEW_TOKENS]], device=device)
+    policy = LanguagePolicy(model, critic="none")
+    if fault := _reads_ahead(policy, row):
         raise ValueError(f"{name}: {_kind(policy)} {fault}")
 
 
@@ -72,33 +84,42 @@ def _kind(policy: LanguagePolicy) -> str:
 
 
 @torch.no_grad()
+def _reads_ahead(policy: LanguagePolicy, row: Tensor) -> str | None:
+    """What is wrong if the end of a row (1, T) changes the probabilities before it, or None."""
+    half = max(1, row.shape[1] // 2)
+    difference = _largest(policy.plain(row)[0, :half] - policy.plain(row[:, :half])[0])
+    if not difference > ROUNDING / min(1.0, policy.temperature):  # NaN is training's to report
+        return None
+    return (
+        "reads the tokens after the one that it predicts, as an encoder does (off by "
+        f"{difference:.2g} nats); {REMEDY}"
+    )
+
+
+@torch.no_grad()
 def _fault(policy: LanguagePolicy, tokenizer: Any, prompts: list[str], new: int) -> str | None:
     """What is wrong with the model and the remedy, or None."""
     device = next(policy.parameters()).device
-    lengths = [len(ids) for ids in encode(tokenizer, prompts)]
-    longest = min(PROMPT_TOKENS, max(lengths))
+    some = encode(tokenizer, prompts[:64])
+    longest = min(PROMPT_TOKENS, max(map(len, some)))
     # Prompts of one length need no padding, so a model that ignores it can be trained on them.
-    same = min(lengths) == max(lengths)
+    same = len({len(ids) for ids in some}) == 1
+    same = same and len({len(ids) for ids in encode(tokenizer, prompts)}) == 1
     cuts = [longest] * 3 if same else [1, (1 + longest) // 2, longest]
-    text = sum(encode(tokenizer, prompts[:8]), []) * (longest + new)
-    tolerance = ROUNDING / min(1.0, policy.temperature)
+    text = sum(some, []) * (longest + new + 2)
 
-    row, half = torch.tensor([text[: longest + new]], device=device), (longest + new) // 2
-    later = _largest(policy.plain(row)[0, :half] - policy.plain(row[:, :half])[0])
-    if later > tolerance:
-        return (
-            "reads the tokens after the one that it predicts, as an encoder does (off by "
-            f"{later:.2g} nats); {REMEDY}"
-        )
-
+    if fault := _reads_ahead(policy, torch.tensor([text[: longest + new]], device=device)):
+        return fault
     # Each prompt twice: where the cache allows it, prompts are read once.
-    ids, mask = pad_left([text[:n] for n in cuts for _ in range(2)], 0, device)
+    rows = [text[start : start + n] for start, n in enumerate(cuts) for _ in range(2)]
+    ids, mask = pad_left(rows, 0, device)
     begun, generator = ids[:, :0], torch.Generator().manual_seed(0)
     names = [""] * len(ids)
     done = continue_from(policy, tokenizer, names, ids, mask, begun, new, generator)
     scored = policy.evaluate(unscored(done)).logprobs
     sampling = _largest(sampling_differences(done, scored))
     alone = alone_differences(policy, done, scored, range(0, len(ids), 2))
+    tolerance = ROUNDING / min(1.0, policy.temperature)
     padded, unpadded = _largest(alone[:-1]), _largest(alone[-1])  # the last prompt is the longest
     if unpadded > tolerance:
         return (

@@ -94,7 +94,9 @@ class LanguagePolicy(nn.Module):
             values = self.value_head(hidden).squeeze(-1)
         elif self.separate_critic is not None and cache is None:
             values = self.state_values(input_ids, attention_mask, keep)
-        return logprobs, values, out.past_key_values
+        if cache is not None and getattr(out, "past_key_values", None) is None:
+            raise ValueError(f"{type(self.lm).__name__} returns no key-value cache")
+        return logprobs, values, out.past_key_values if cache is not None else None
 
     @property
     def lm(self) -> Any:
