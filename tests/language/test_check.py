@@ -89,6 +89,9 @@ def test_an_architecture_that_passes_samples_what_it_scores(architectures, token
     torch.testing.assert_close(done.values[:, :-1][done.mask], now.values[done.mask], **close)
     if kind in HYBRID:
         assert not drops and done.finished.any()
+        now.logprobs.sum().backward()  # their scans can be trained through
+        gradients = [p.grad for p in policy.model.parameters() if p.grad is not None]
+        assert all(g.isfinite().all() for g in gradients) and any(g.any() for g in gradients)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -196,3 +199,15 @@ def test_fine_tuning_refuses_an_encoder(files):
     with pytest.raises(ValueError, match=f"bert: BertLMHeadModel {ENCODER}"):
         finetune(replace(config, output=str(files / "run")))
     assert not (files / "run").exists()
+
+
+def test_a_model_that_makes_all_logits_is_scored_at_the_right_positions(tokenizer):
+    model = tiny_lm("qwen2", tokenizer).eval()
+    right = LanguagePolicy(model, critic="none")
+    done = draw(right, tokenizer)
+    expected = right.evaluate(unscored(done)).logprobs
+    forward = model.forward
+    model.forward = lambda logits_to_keep=0, **inputs: forward(**inputs)
+    policy = LanguagePolicy(model, critic="none")
+    vars(policy)["plain_head"] = None  # as for a model that scales its logits
+    torch.testing.assert_close(policy.evaluate(unscored(done)).logprobs, expected)
