@@ -4,8 +4,10 @@ import argparse
 import difflib
 import importlib
 import re
+import shutil
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +67,7 @@ COMMANDS: dict[str, Command] = {
         "rlhf_pg.label:label",
     ),
     "train": Command(
-        "fine-tune a language model toward a reward: reinforce ... ppo, rloo, grpo",
+        "fine-tune a language model toward a reward: reinforce ... ppo, rloo, grpo, dapo",
         f"{LANGUAGE}.config:TrainConfig",
         f"{LANGUAGE}.train:train",
         preset=f"{LANGUAGE}.config:preset",
@@ -168,6 +170,11 @@ COMMANDS: dict[str, Command] = {
         positional="bug",
         positional_help="The name of one, or all.",
     ),
+    "study playground": Command(
+        "write a page on which small policies learn before your eyes",
+        "rlhf_pg.study.config:PlaygroundConfig",
+        "rlhf_pg.study.playground:main",
+    ),
     "study examples": Command(
         "work through small examples of the theory in numbers",
         "rlhf_pg.study.config:ExamplesConfig",
@@ -204,13 +211,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(version("rlhf-pg"))
         return 0
+    group = _group(arguments[0])
+    if group and (len(arguments) == 1 or arguments[1] in ("-h", "--help")):
+        print(overview(group))
+        return 0
     try:
-        words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
+        words = 2 if group else 1
         name = " ".join(arguments[:words])
         if name not in COMMANDS:
+            known = list(group or COMMANDS)
             raise ValueError(
-                f"unknown command {name!r}{_suggest(name, list(COMMANDS))}: "
-                f"use one of {', '.join(COMMANDS)}"
+                f"unknown command {name!r}{_suggest(name, known)}: use one of {', '.join(known)}"
             )
         command = COMMANDS[name]
         config = read_config(name, command, arguments[words:])
@@ -219,9 +230,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         if debug:
             raise
+        from rlhf_pg.progress import command as spelt
         from rlhf_pg.progress import plain
 
         line = " ".join(str(error).split()) or type(error).__name__
+        line = line.replace("`rlhf-pg ", f"`{spelt()} ")  # hints work when pasted
         print(f"rlhf-pg: {plain(line)}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
@@ -240,10 +253,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def overview() -> str:
-    """All commands, one line each."""
-    width = max(map(len, COMMANDS)) + 2
-    lines = [f"  {name:<{width}}{command.help}" for name, command in COMMANDS.items()]
+def _group(word: str) -> dict[str, Command]:
+    """The commands whose names begin with this word and have a second one."""
+    return {name: command for name, command in COMMANDS.items() if name.startswith(f"{word} ")}
+
+
+def overview(commands: Mapping[str, Command] = COMMANDS) -> str:
+    """All commands, or these, with what they do, as wide as the terminal."""
+    width = max(map(len, commands)) + 4
+    columns = max(width + 20, shutil.get_terminal_size((200, 24)).columns)
+    lines = [
+        textwrap.fill(
+            command.help,
+            columns,
+            initial_indent=f"  {name}".ljust(width),
+            subsequent_indent=" " * width,
+        )
+        for name, command in commands.items()
+    ]
     return "\n".join(
         [
             USAGE,
@@ -385,7 +412,8 @@ def _what_is_wrong(text: str, name: str, known: list[str]) -> str:
     unknown = re.search(r"unrecognized arguments: ([^\s=]+)|Option '(.+?)' is not accepted", text)
     if unknown:
         option = unknown[1] or unknown[2]
-        near = _suggest(option.removeprefix("--"), known)
+        dashes = "--" if option.startswith("--") else ""  # none in a file
+        near = _suggest(option, [dashes + name for name in known])
         return f"unknown option {option}{near}: `rlhf-pg {name} --help` lists the options"
     text = re.sub(r'Parser key "([^"]+)":', r"--\1:", text)
     text = re.sub(

@@ -1,6 +1,7 @@
 """The commands `rlhf-pg reward` and `rlhf-pg sample`."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,8 @@ from rlhf_pg.language import data, models
 from rlhf_pg.language.config import FILM_NOTES, RewardConfig, SampleConfig
 from rlhf_pg.language.loaded import with_run_options
 from rlhf_pg.language.policy import LanguagePolicy
-from rlhf_pg.language.sampling import check_rows_fit
+from rlhf_pg.language.rollout import score_completions
+from rlhf_pg.language.sampling import Completions, check_rows_fit
 from rlhf_pg.language.sampling import sample as sample_completions
 from rlhf_pg.progress import Progress, command, console, plain
 from rlhf_pg.runs import Run, discarded_if_empty, options_of
@@ -205,19 +207,20 @@ def sample(config: SampleConfig) -> None:
         policy, tokenizer, prompts, config.max_new_tokens, generator, config.greedy
     )
     finished = completions.finished.tolist()
-    columns |= {"prompts": columns.pop("prompt"), "completions": completions.texts}
-    scores = _scores(config, columns | {"finished": finished})
+    scores = _scores(config, completions, columns)
     for i, text in enumerate(completions.texts):
         line = Text()
         for name, values in scores.items():
-            value = "n/a" if values[i] is None else f"{values[i]:+.2f}"
+            value = "n/a" if math.isnan(values[i]) else f"{values[i]:+.2f}"
             line.append(f"{name} {value:>5} " if len(scores) > 1 else f"{value:>5} ", "cyan")
         line.append(plain(prompts[i]), "dim").append(plain(text))  # a completion is a line
         console.print(line if finished[i] else line.append(" … cut", "yellow"), soft_wrap=True)
 
 
-def _scores(config: SampleConfig, columns: data.Rows) -> dict[str, list[float | None]]:
-    """The scores of completions by name: the reward, and the gold that film notes have.
+def _scores(
+    config: SampleConfig, completions: Completions, columns: data.Rows
+) -> dict[str, list[float]]:
+    """Scores of completions by name: the reward, and the gold that film notes have; NaN is none.
 
     Of a prompt given by hand there are no columns; a reward that needs them is left out, with a
     note.
@@ -230,7 +233,8 @@ def _scores(config: SampleConfig, columns: data.Rows) -> dict[str, list[float | 
     for name, spec in specs.items():
         if spec:
             try:
-                scores[name] = load_reward(spec)(**columns)
+                found = score_completions(load_reward(spec), completions, columns)[0]
+                scores[name] = found.tolist()
             except RewardError as error:
                 if config.prompt is None:
                     raise

@@ -6,6 +6,7 @@ FOLDER/
 """
 
 import json
+import math
 import os
 import random
 import sys
@@ -143,7 +144,8 @@ class Judgements:
         agreed = [
             (row["left_score"] > row["right_score"]) == (row["judgement"] == "left")
             for row in self.made
-            if row["judgement"] in ("left", "right") and row["left_score"] is not None
+            if row["judgement"] in ("left", "right")
+            and None not in (row["left_score"], row["right_score"])
         ]
         return sum(agreed), len(agreed)
 
@@ -295,9 +297,10 @@ def _candidates(
     assert config.max_new_tokens
     prompts = columns["prompt"]
     completions = sample(policy, tokenizer, prompts, config.max_new_tokens, generator)
-    scores: list[float] | None = None
+    scores: list[float | None] = [None] * len(prompts)
     if reward is not None:
-        scores = score_completions(reward, completions, columns)[0].tolist()
+        given = score_completions(reward, completions, columns)[0]
+        scores = [None if math.isnan(score) else score for score in given.tolist()]
     candidates = []
     for first in range(0, len(prompts), config.samples_per_prompt):
         own = []
@@ -305,17 +308,22 @@ def _candidates(
             a, b = pair if sides.random() < 0.5 else pair[::-1]
             if completions.texts[a] == completions.texts[b]:
                 continue
-            gap = abs(scores[a] - scores[b]) if scores else sides.random()
+            gap = sides.random() if reward is None else _gap(scores[a], scores[b])
             shown = Pair(
                 prompts[a],
                 completions.texts[a],
                 completions.texts[b],
                 bool(completions.finished[a]),
                 bool(completions.finished[b]),
-                scores[a] if scores else None,
-                scores[b] if scores else None,
+                scores[a],
+                scores[b],
             )
             own.append((gap, shown))
         own.sort(key=lambda candidate: candidate[0])
         candidates += [(rank, gap, shown) for rank, (gap, shown) in enumerate(own)]
     return candidates
+
+
+def _gap(a: float | None, b: float | None) -> float:
+    """The difference of two scores; infinite if the reward does not apply to one of them."""
+    return math.inf if a is None or b is None else abs(a - b)

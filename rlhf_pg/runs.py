@@ -55,6 +55,10 @@ METRICS: dict[str, str] = {
     "kl_coef": "coefficient of the KL penalty",
     "objective": "what is maximised: score (clipped, minus the missing-EOS penalty) - kl_coef * kl",
     "reward/NAME": "mean of one component of a composed reward, over the rows it applies to",
+    "log/NAME": "mean of what a reward logged as NAME by log_metric",
+    "scored": "share of completions that are learned from, if it is below 1: with a score, and not "
+    "masked as truncated; kl and objective are theirs",
+    "redrawn": "groups drawn anew because their scores were equal, per group of the rollout",
     "length": "mean tokens of a completion, EOS included",
     "eos_rate": "share of completions that ended with EOS",
     "tokens_per_second": "tokens sampled and learned from, per second of the iteration",
@@ -81,6 +85,8 @@ METRICS: dict[str, str] = {
     "grad_norm": "norm of the gradient before clipping",
     "advantage_std": "standard deviation of the advantages",
     "explained_variance": "1 - Var(target - V) / Var(target): 1 is perfect, below 0 V is harmful",
+    "constant_baseline": "number subtracted from the returns, with baseline moving-average or "
+    "optimal",
     "learning_rate": "Adam's learning rate in this update",
     "gradient_steps": "optimiser steps in this update",
     "skipped_steps": "steps of this update that were not taken, since the gradient was NaN or "
@@ -90,7 +96,8 @@ METRICS: dict[str, str] = {
     "training_seconds": "time spent collecting and learning, without evaluation",
     "eval_score": "mean score of whole episodes in separate evaluation environments",
     "eval_score_std": "standard deviation of eval_score over the episodes",
-    "entropy_temperature": "weight of the entropy in the reward",
+    "entropy_temperature": "weight of the entropy in the reward, for the next rollout",
+    "reward_scale": "factor of the rewards in this update, with normalise_rewards",
     "entropy_collapsed": "1 in the line where the entropy first fell too low too early",
 }
 
@@ -105,6 +112,8 @@ EPISODE: dict[str, str] = {
     "gamma": "discount",
     "lam": "GAE's lambda",
     "kl_coef": "coefficient of the KL penalty at that time",
+    "reward_scale": "factor of the scores that the learner got (normalise_rewards, whiten_rewards)",
+    "entropy_temperature": "weight of -logprob in the reward; 0 for text",
     "kl_in": 'where the KL is added: "reward" or "loss"',
     "baseline": "the learner's baseline, as in LearnerConfig",
     "clip": "PPO's clip range; null without clipping",
@@ -121,13 +130,16 @@ TOKEN: dict[str, str] = {
     "entropy": "of pi(.|s_t)",
     "top": "the five likeliest alternatives, [text, probability]",
     "kl": "k1 = logprob - ref_logprob",
-    "score": "reward before the KL penalty; for text the whole shaped score (clipped, minus the "
-    "missing-EOS penalty) at the last token",
-    "reward": "reward given to the learner: score - kl_coef * kl, or score if kl_in is loss",
+    "score": "reward before the KL penalty; for text the shaped score (clipped, minus the "
+    "missing-EOS penalty) at the last token, or its share of the token if the reward gives such; "
+    "for control the environment's own reward",
+    "reward": "reward given to the learner: for text score - kl_coef * kl, or score if kl_in is "
+    "loss (then whitened, if asked); for control score * reward_scale, clamped to 10, "
+    "- entropy_temperature * logprob",
     "value": "the critic's V(s_t); 0 without a critic",
     "next_value": "V(s_{t+1}); 0 after a terminal step",
     "delta": "reward + gamma * next_value - value",
-    "advantage": "the learner's estimate of A(s_t, a_t), before whitening",
+    "advantage": "the learner's estimate of A(s_t, a_t) with its own baseline, before whitening",
     "ratio": "pi(a_t|s_t) after the following update / before it",
     "clipped": "whether the ratio left the clip range in the direction of the advantage",
     "true_value": "V(s_t) of the same policy, by continuations from s_t or enumeration",

@@ -50,7 +50,14 @@ class Learner:
     def __init__(
         self, policy: Policy, config: LearnerConfig, accelerator: Any = None, optimizer: Any = None
     ) -> None:
-        """`optimizer` replaces `adam(parameters, config)` (a3c shares one among processes)."""
+        """`optimizer` replaces `adam(parameters, config)` (a3c shares one among processes).
+
+        Raises ValueError for variants of a clip without `clip`.
+        """
+        if config.clip is None and (
+            config.clip_high or config.dual_clip or config.clip_weights or config.ratio != "token"
+        ):
+            raise ValueError("clip_high, dual_clip, clip_weights and ratio need a clip: set it too")
         self.policy, self.config, self.accelerator = policy, config, accelerator
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
         self.optimizer = optimizer or adam(self.parameters, config)
@@ -62,21 +69,26 @@ class Learner:
     def update(self, rollout: Rollout) -> dict[str, float]:
         """All epochs and minibatches of one rollout. Returns the mean of each metric over steps.
 
-        A step whose gradient is NaN or infinite is skipped and counted; its own metrics that are
-        not finite are left out of the means. Raises FloatingPointError after more than
+        Rows without any real step are left out; a rollout of such rows changes nothing and has no
+        metrics. A step whose gradient is NaN or infinite is skipped and counted; its own metrics
+        that are not finite are left out of the means. Raises FloatingPointError after more than
         `max_skipped_steps` of these in a row, and before any step if the rollout has a NaN or
         infinity in a real step (the row is named).
         """
         config = self.config
         _check_finite(rollout)
+        if not self._reduce(rollout.mask.sum()):
+            return {}
         advantages, targets = estimate_advantages(rollout, config, self.average.value, self._reduce)
         constant = self._next_constant(rollout, targets)
         self._set_learning_rate()
         seen: dict[str, list[float]] = defaultdict(list)
         stopped = False
         for _ in range(config.epochs):
-            for rows in self._minibatches(len(rollout)):
+            for rows in self._minibatches(rollout.mask.bool().any(1).cpu()):
                 step = self._step(rollout[rows], advantages[rows], targets[rows])
+                if not step:
+                    continue
                 for name, value in step.items():
                     if math.isfinite(value):
                         seen[name].append(value)
@@ -88,15 +100,17 @@ class Learner:
             if stopped:
                 break
         self.updates += 1
+        metrics = self._summary(rollout, advantages, targets, seen)
         if constant is not None:
+            metrics["constant_baseline"] = self.average.value
             self.average.update(constant)
-        return self._summary(rollout, advantages, targets, seen)
+        return metrics
 
     def _next_constant(self, rollout: Rollout, targets: Tensor) -> Tensor | None:
         """This rollout's value for the constant baseline of later ones; None if there is none."""
         scores = targets[:, 0]
         if self.config.baseline == "moving-average":
-            return masked_mean(scores, torch.ones_like(scores), self._reduce)
+            return masked_mean(scores, rollout.mask.bool().any(1), self._reduce)
         if self.config.baseline == "optimal":
             norms = torch.stack(
                 [self._squared_norm(rollout[i : i + 1]) for i in range(len(scores))]
@@ -111,12 +125,17 @@ class Learner:
         return torch.stack([(g**2).sum() for g in gradients if g is not None]).sum()
 
     def _step(self, rollout: Rollout, advantages: Tensor, targets: Tensor) -> dict[str, float]:
-        """One gradient step, accumulated over micro-batches and summed over processes."""
+        """One gradient step, accumulated over micro-batches and summed over processes.
+
+        No step and no metrics if no process has a real step.
+        """
         size = self.config.micro_rows or len(rollout)
         whole = {
             reduction: self._reduce(losses.denominator(rollout.mask, reduction))
             for reduction in (self.config.reduction, "token")
         }
+        if not whole["token"]:
+            return {}
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
         for start in range(0, len(rollout), size):
@@ -146,14 +165,7 @@ class Learner:
         """Terms of the loss as (value, weight, reduction), and means over tokens for the log."""
         config, mask = self.config, rollout.mask
         new = self.policy.evaluate(rollout)
-        if config.clip is None:
-            policy_loss = losses.policy_gradient_loss(
-                new.logprobs, advantages, mask, config.reduction
-            )
-        else:
-            policy_loss = losses.ppo_clip_loss(
-                new.logprobs, rollout.logprobs, advantages, mask, config.clip, config.reduction
-            )
+        policy_loss = losses.policy_loss(new.logprobs, rollout.logprobs, advantages, mask, config)
         entropy = losses.entropy_loss(new.entropies, mask)
         acting = 0.0 if self.updates < config.critic_warmup else 1.0
         terms: dict[str, tuple[Tensor, float, Reduction]] = {
@@ -176,8 +188,18 @@ class Learner:
                 "ratio_drift": masked_mean(drift, mask),
             }
             if config.clip is not None:
-                means["clip_fraction"] = masked_mean((drift > config.clip).float(), mask)
+                means["clip_fraction"] = masked_mean(self._clipped(new, rollout), mask)
         return terms, means
+
+    def _clipped(self, new: Evaluation, rollout: Rollout) -> Tensor:
+        """1.0 where a ratio has left the clip range, (B, T)."""
+        config = self.config
+        low = config.clip or 0.0
+        high = low if config.clip_high is None else config.clip_high
+        change = -1 + losses.importance_ratio(
+            new.logprobs, rollout.logprobs, rollout.mask, config.ratio
+        )
+        return ((change > high) | (change < -low)).float()
 
     def _kl_loss(self, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
         """k2 of whole episodes, whose gradient is exact: early tokens influence later ones.
@@ -221,10 +243,15 @@ class Learner:
             )
         return norm, 1.0
 
-    def _minibatches(self, rows: int) -> Iterator[Tensor]:
-        """Rows in a new random order, in `minibatches` parts."""
-        order = torch.randperm(rows, generator=self.generator)
-        yield from order.tensor_split(min(self.config.minibatches, rows))
+    def _minibatches(self, real: Tensor) -> Iterator[Tensor]:
+        """The rows that are `real` (B,) in a new random order, in `minibatches` parts.
+
+        Every process has as many parts: an empty one becomes a row that is not real.
+        """
+        rows = real.nonzero().squeeze(1)
+        order = rows[torch.randperm(len(rows), generator=self.generator)]
+        for part in order.tensor_split(min(self.config.minibatches, len(real))):
+            yield part if len(part) else (~real).nonzero()[0]
 
     def _set_learning_rate(self) -> None:
         over = self.config.lr_decay_updates

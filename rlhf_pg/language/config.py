@@ -29,7 +29,7 @@ class TrainConfig(Options):
 
     algorithm: str = "ppo"
     """Named preset of the learner's options: reinforce, reinforce-baseline, actor-critic, a2c, ppo,
-    rloo or grpo."""
+    rloo, grpo, dr-grpo, dapo, gspo or cispo."""
     model: str = "runs/base"
     """Initial policy: a run, a folder, or a hub name."""
     reward: str = "runs/reward"
@@ -49,8 +49,8 @@ class TrainConfig(Options):
     rows: int = option(64, at_least=1)
     """Completions per rollout, over all processes; usually 32 to 512."""
     samples_per_prompt: int = option(None, at_least=1)
-    """Completions of each prompt, usually 2 to 8 for rloo and grpo. Defaults to 4 for these, and to
-    1 for the other algorithms."""
+    """Completions of each prompt, usually 2 to 8 for algorithms that compare them (rloo, grpo and
+    its variants). Defaults to 4 for these, and to 1 for the other algorithms."""
     max_new_tokens: int = option(48, at_least=1)
     """Maximum length of a completion in tokens, EOS included."""
     temperature: float = option(1.0, at_least=0.01)
@@ -70,6 +70,14 @@ class TrainConfig(Options):
     bootstrap_truncated: bool = False
     """Use V of the last state as the return still to come of a truncated completion. By default
     truncation is terminal, which is exact for this length limit."""
+    mask_truncated: bool = False
+    """Leave completions cut at the length limit out of the update and of their group's mean, in
+    place of the penalty (DAPO's overlong filtering). What the policy then maximises is the score of
+    the completions that end."""
+    dynamic_sampling: int = option(None, at_least=0)
+    """Draw groups whose scores are all equal, which teach nothing, anew from other prompts, at most
+    this many times in a rollout (DAPO); usually 0 to 10. Defaults to 3 for dapo, else to 0. Prompts
+    then count by how often their scores differ, and logged means are those of the final rollout."""
     critic: Critic = None  # type: ignore[assignment]
     """Model of the value function: a head on the policy's trunk ("shared"), on that trunk without
     passing gradients back ("detached"), a model of its own ("separate": twice the memory), or
@@ -116,6 +124,8 @@ class TrainConfig(Options):
                 self.learner.epochs = 2
         if isinstance(self.learner, LearnerConfig) and self.samples_per_prompt is None:
             self.samples_per_prompt = 4 if self.learner.baseline in COMPARING else 1
+        if self.dynamic_sampling is None:
+            self.dynamic_sampling = 3 if self.algorithm == "dapo" else 0
         if isinstance(self.learner, LearnerConfig) and self.critic is None:
             self.critic = "shared" if self.learner.baseline == "critic" else "none"
         super().__post_init__()
@@ -153,6 +163,10 @@ def check(config: TrainConfig) -> None:
         raise ValueError(
             f"baseline {baseline!r} compares samples of a prompt: set --samples_per_prompt to 2 "
             "or more"
+        )
+    if config.dynamic_sampling and config.samples_per_prompt < 2:
+        raise ValueError(
+            "dynamic_sampling compares samples of a prompt: set --samples_per_prompt to 2 or more"
         )
     if baseline == "critic" and config.critic == "none":
         raise ValueError(

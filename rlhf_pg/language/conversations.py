@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from reward_models.calling import MESSAGES
 from rlhf_pg.language.sampling import encode
 
 Rows = dict[str, list[Any]]  # column -> values
@@ -32,8 +33,9 @@ def conversations_as_text(
     A prompt ends where the assistant's turn begins. A completion holds only what it adds, without
     the EOS, which is an action of its own. `prompt` or the answers may be text, and the answers may
     repeat the prompt's messages; without a prompt, it is the messages that the answers share, up to
-    an assistant's turn. `where` names a row's place in errors. Raises ValueError without a chat
-    template, or for a row that is no conversation.
+    an assistant's turn. The prompts' messages are kept in the column MESSAGES. `where` names a
+    row's place in errors. Raises ValueError without a chat template, or for a row that is no
+    conversation.
     """
     if getattr(tokenizer, "chat_template", None) is None:
         raise ValueError(
@@ -55,13 +57,14 @@ def conversations_as_text(
         as_text["text"] = [_formatted(tokenizer, messages) for messages in rows["text"]]
         return as_text
     answers = [name for name in columns if name in ANSWERS]
-    for name in ["prompt", *answers]:
+    for name in ["prompt", MESSAGES, *answers]:
         as_text[name] = []
     for row in range(len(rows[columns[0]])):
         given = rows["prompt"][row] if "prompt" in columns else None
         prompt, own = _parted(given, [rows[name][row] for name in answers])
         head = _formatted(tokenizer, prompt, True)
         as_text["prompt"].append(head)
+        as_text[MESSAGES].append(prompt)
         for name, answer in zip(answers, own, strict=True):
             whole = _formatted(tokenizer, prompt + answer)
             if not whole.startswith(head):

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 
+from reward_models.calling import ARGUMENTS, MESSAGES
 from reward_models.pretrained import context_length, hub_must_answer, hub_offline
 from rlhf_pg.language.config import FILM_NOTES
 from rlhf_pg.language.conversations import (
@@ -39,7 +40,6 @@ FORMS: dict[Kind, list[list[str]]] = {  # the columns that each kind needs, pref
         ["prompt", "completion", "label"],
     ],
 }
-REWARD_ARGUMENTS = ("prompts", "completions", "finished")  # beside the data's columns
 PART = 10_000  # prompts tokenised at once to count their tokens
 TURN = "\n\nAssistant:"  # begins an answer in conversations written as one text
 
@@ -64,14 +64,14 @@ def read(
     "corpus" gives `text`; "prompts" gives `prompt` and all other columns, which are passed to the
     reward; "preferences" gives `prompt`, `chosen`, `rejected` and all other columns. The prompt of
     a pair without one is the common beginning of its completions, up to the last answer. Lists of
-    messages are formatted by the chat template of `tokenizer`. Labelled completions become pairs
-    (`pairs_of_labels`), the lines of a txt file prompts. `columns` names columns otherwise:
-    "prompt=input". Raises ValueError for a missing file, no rows, columns that do not fit, or a
-    row that is not text.
+    messages are formatted by the chat template of `tokenizer`; as prompts, they are also kept for
+    the reward. Labelled completions become pairs (`pairs_of_labels`), the lines of a txt file
+    prompts. `columns` names columns otherwise: "prompt=input". Raises ValueError for a missing
+    file, no rows, columns that do not fit, or a row that is not text.
     """
     path = film_notes(kind, split) if source == FILM_NOTES else source
     rows = renamed(load(path, split), columns, source)
-    if kind == "prompts" and (taken := [name for name in REWARD_ARGUMENTS if name in rows]):
+    if kind == "prompts" and (taken := [name for name in (*ARGUMENTS, MESSAGES) if name in rows]):
         raise ValueError(
             f"{source} has a column {taken[0]!r}, the name of an argument that rewards "
             "get beside the data's columns; rename the column"
@@ -113,6 +113,8 @@ def parse(rows: Rows, kind: Kind, source: str, tokenizer: Any = None) -> Rows:
     rows, texts = _with_names(rows, kind, columns)
     if has_conversations(rows, texts):
         rows = conversations_as_text(rows, texts, tokenizer, source, where)
+        if kind != "prompts":
+            rows.pop(MESSAGES, None)
         texts = ["prompt", *texts] if "text" not in texts and "prompt" not in texts else texts
     _check_text(rows, source, texts)
     if texts == ["chosen", "rejected"]:
@@ -421,13 +423,17 @@ class PromptBatches:
         return self
 
     def __next__(self) -> Rows:
-        while len(self.queue) < self.prompts:
+        return self.draw(self.prompts)
+
+    def draw(self, prompts: int) -> Rows:
+        """This process's share of the next `prompts` prompts, over all processes."""
+        while len(self.queue) < prompts:
             count = len(self.rows["prompt"])
             self.queue += torch.randperm(count, generator=self.generator).tolist()
-        batch = self.queue[: self.prompts]
-        del self.queue[: self.prompts]
-        start = self.rank * self.prompts // self.processes
-        stop = (self.rank + 1) * self.prompts // self.processes
+        batch = self.queue[:prompts]
+        del self.queue[:prompts]
+        start = self.rank * prompts // self.processes
+        stop = (self.rank + 1) * prompts // self.processes
         return repeated(self.rows, batch[start:stop], self.samples_per_prompt)
 
     def state_dict(self) -> dict[str, Any]:

@@ -82,12 +82,20 @@ class Bench:
         """For n = 1, 2, 4, ... `most`: KL, its upper bound, and the mean of each reward.
 
         The best is the one of highest `chosen_by`. `most` samples of each prompt are drawn, or
-        more if there are few prompts.
+        more if there are few prompts. Prompts with a sample without a score are left out; raises
+        ValueError if that leaves none.
         """
         samples = _pool_size(most, self.columns)
         pool = self.measure(policy, samples, seed, f"best of {most}")[1]
         scores = score_table(pool, chosen_by, samples)
         values = {name: score_table(pool, name, samples) for name in self.rewards}
+        whole = ~torch.stack([x.isnan().any(1) for x in values.values()]).any(0)
+        if not whole.any():
+            raise ValueError(
+                "best-of-n needs the scores of all samples of a prompt, and no prompt has them (a "
+                "reward gave None): set --best_of 0"
+            )
+        scores, values = scores[whole], {name: x[whole] for name, x in values.items()}
         return [
             {
                 "n": n,
@@ -178,13 +186,15 @@ def _grams(text: str, n: int) -> list[tuple[str, ...]]:
 
 
 def _mean(values: Any) -> float:
-    numbers = [float(value) for value in values]
+    """The mean of the values that are not None (no score)."""
+    numbers = [float(value) for value in values if value is not None]
     return sum(numbers) / len(numbers) if numbers else 0.0
 
 
 def score_table(rows: list[dict[str, Any]], name: str, samples: int) -> Tensor:
-    """One reward of the rows as (P, samples), float64."""
-    return torch.tensor([row[name] for row in rows], dtype=torch.float64).reshape(-1, samples)
+    """One reward of the rows as (P, samples), float64; NaN where there is no score."""
+    scores = [math.nan if row[name] is None else row[name] for row in rows]
+    return torch.tensor(scores, dtype=torch.float64).reshape(-1, samples)
 
 
 # Best-of-n: sample n completions of a prompt and keep the one with the highest score. It needs no
@@ -287,15 +297,20 @@ class WinRate:
 def win_rate(ours: Tensor, theirs: Tensor) -> WinRate:
     """P(our completion scores higher than theirs), from scores (P, K) and (P, L) of P prompts.
 
-    Paired by prompt: all K x L pairs of a prompt are compared, and a tie counts half. The interval
+    Paired by prompt: all K x L pairs of a prompt are compared, and a tie counts half. Pairs with a
+    NaN (no score) are left out, as are prompts without any other pair. The interval
     is Wilson's (1927) with the prompts as trials, since completions of one prompt are not
     independent. Ties and several samples lower the variance of a prompt's share, so the interval
     is conservative.
     """
     difference = ours[:, :, None] - theirs[:, None, :]
     wins = (difference > 0).double() + 0.5 * (difference == 0).double()
-    rate = float(wins.mean((1, 2)).mean())
-    return WinRate(rate, *wilson(rate, len(ours)), prompts=len(ours))
+    compared = (~difference.isnan()).double().sum((1, 2))
+    shares = (wins.sum((1, 2)) / compared)[compared > 0]
+    if not len(shares):
+        return WinRate(0.5, 0.0, 1.0, 0)
+    rate = float(shares.mean())
+    return WinRate(rate, *wilson(rate, len(shares)), prompts=len(shares))
 
 
 def wilson(rate: float, trials: int, z: float = 1.96) -> tuple[float, float]:

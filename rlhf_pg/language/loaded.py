@@ -1,6 +1,7 @@
 """A run or a model opened again: its policy and critic, and the reward and prompts it had."""
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
@@ -96,12 +97,20 @@ class LoadedRun:
     @cached_property
     def kl_coef(self) -> float:
         """The KL coefficient at the end of the run, adaptive ones included."""
-        metrics = self.path / "metrics.jsonl"
-        if self.config.kl_target is None or not metrics.is_file():
+        if self.config.kl_target is None:
             return self.config.kl_coef
-        lines = read_jsonl(metrics, METRICS_LINE)
-        coefficients = [x for line in lines if (x := line.get("kl_coef")) is not None]
-        return float(coefficients[-1]) if coefficients else self.config.kl_coef
+        return self._last_metric("kl_coef", self.config.kl_coef)
+
+    @cached_property
+    def constant_baseline(self) -> float:
+        """The number that the last update subtracted from returns; 0 with any other baseline."""
+        return self._last_metric("constant_baseline", 0.0)
+
+    def _last_metric(self, name: str, default: float) -> float:
+        metrics = self.path / "metrics.jsonl"
+        lines = read_jsonl(metrics, METRICS_LINE) if metrics.is_file() else []
+        values = [x for line in lines if (x := line.get(name)) is not None]
+        return float(values[-1]) if values else default
 
     def _check(self, name: str) -> None:
         check(self.path, {name: outside_names(self.config)[name]}, self.trust)
@@ -196,13 +205,18 @@ class LoadedRun:
         logprobs = self.policy.evaluate(unscored(completions)).logprobs
         return torch.where(completions.mask, logprobs, 0.0)
 
-    def advantages(self, completions: Completions, scores: Sequence[float] | Tensor) -> Tensor:
+    def advantages(
+        self, completions: Completions, scores: Sequence[float | None] | Tensor
+    ) -> Tensor:
         """Advantages (B, T) of completions with `scores` (B,), as the run's learner estimates them.
 
         Before whitening, and 0 on padding. The scores are taken as they are; the KL penalty is
         added. Without a critic, they are rewards-to-go, or what the run's baseline makes of them.
+        Rows whose score is None have advantage 0.
         """
-        shaped = torch.as_tensor(scores, dtype=torch.float32, device=completions.mask.device)
+        if not isinstance(scores, Tensor):
+            scores = torch.tensor([math.nan if score is None else score for score in scores])
+        shaped = scores.to(completions.mask.device, torch.float32)
         if shaped.shape != completions.finished.shape:
             raise ValueError(
                 f"scores is {tuple(shaped.shape)}, but there are {len(completions.texts)} "
@@ -211,7 +225,8 @@ class LoadedRun:
         learner = replace(self.config.learner, whiten_advantages=False)
         if learner.baseline == "critic" and self.policy.critic == "none":
             learner = replace(learner, baseline="none")
-        return estimate_advantages(self.rollout(completions, shaped)[0], learner)[0]
+        rollout, _ = self.rollout(completions, shaped)
+        return estimate_advantages(rollout, learner, self.constant_baseline)[0]
 
     def complete(self, columns: data.Rows, generator: torch.Generator) -> Completions:
         """One completion of each `prompt` in the columns."""

@@ -46,6 +46,7 @@ def test_a_prompt_ends_where_the_answer_begins_and_keeps_its_columns(tmp_path, c
     assert read(source, "prompts", tokenizer=chatty) == {
         "prompt": ["<user> how ? <eos> <assistant>"],
         "answer": [4],
+        "prompt_messages": [[ASK]],  # for rewards
     }
 
 
