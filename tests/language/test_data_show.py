@@ -1,7 +1,5 @@
 """`rlhf-pg data show`: how a source is read, with right counts."""
 
-import pytest
-
 from rlhf_pg.cli import main
 from rlhf_pg.language.data_show import bins
 from support.language import write_rows
@@ -67,9 +65,10 @@ def test_film_notes_show_all_three_of_their_parts(capsys):
         assert f"film-notes, {kind}: " in printed
 
 
-@pytest.mark.parametrize("arguments", [["data"], ["data", "sow"]])
-def test_half_a_command_is_told_the_whole(arguments, capsys):
-    assert main(arguments) == 2
+def test_half_a_command_is_told_the_whole(capsys):
+    assert main(["data"]) == 0
+    assert "data show" in capsys.readouterr().out
+    assert main(["data", "sow"]) == 2
     assert "did you mean 'data show'" in capsys.readouterr().err
 
 

@@ -84,7 +84,7 @@ def gradient(trainer: MeasuredTrainer) -> Gradient:
     """The gradient of one update of the learner, over the parameters and over every EOS."""
     trainer.set_rows(UPDATE_ROWS)
     generator = torch.Generator().manual_seed(trainer.config.seed + 1)
-    completions, _, _, rollout = trainer.collect(next(trainer.prompts), generator)
+    completions, scores, _, rollout = trainer.collect(next(trainer.prompts), generator)
     of_eos: list[Tensor] = []
 
     def evaluate(part: Rollout) -> Evaluation:
@@ -102,7 +102,8 @@ def gradient(trainer: MeasuredTrainer) -> Gradient:
     if trainer.config.lora_rank is not None:
         # Adapters alone are trained, and A has no gradient while B is zero, as it begins.
         missing = [n for n in missing if named[n].requires_grad and "lora_A" not in n]
-    finished, gradients = int(completions.finished.sum()), torch.cat(of_eos)
+    scored = ~scores.shaped.isnan()  # the others are left out
+    finished, gradients = int(completions.finished[scored].sum()), torch.cat(of_eos)
     return Gradient(
         norm, reached, missing, finished, len(gradients), int((gradients.abs() > ROUNDING).sum())
     )
