@@ -10,6 +10,7 @@ runs/NAME/
   checkpoints/    the last two states, to resume from (rlhf_pg/checkpoint.py)
   best/           the policy of the best objective so far, a mean over samples_every iterations
   policy/         the trained model; written at the end, whole or not at all
+  tensorboard/    the metrics for tensorboard, if asked for (`--track`)
   evaluation.json result of `rlhf-pg evaluate`
   credit.jsonl    completions of the trained policy with each token's true advantage
   credit.json     agreement of the estimated advantages with it (`rlhf-pg study credit`)

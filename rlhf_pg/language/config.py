@@ -17,6 +17,7 @@ COMPARING = ("leave-one-out", "group", "group-centred")  # baselines that need K
 
 Critic = Literal["shared", "detached", "separate", "none"]
 Device = Literal["auto", "cpu"]
+Tracker = Literal["tensorboard", "trackio"]
 
 OF_ALGORITHM = LearnerConfig()  # stands for a learner that is not given
 
@@ -86,6 +87,9 @@ class TrainConfig(Options):
     samples_kept: int = option(4, at_least=0)
     """Completions per entry: of the rollout in samples.jsonl, of the same fixed prompts through
     the whole run in tokens.jsonl."""
+    track: Tracker | None = None
+    """Also send the metrics to this tracker on this machine (extra: track). tensorboard writes to
+    the run's folder, trackio to its own."""
     processes: int = option(1, at_least=1, at_most=1024)
     """Processes on this machine, usually one per GPU or two to four CPU cores each. `torchrun` and,
     on GPUs, `accelerate launch` work too. The model must fit on each device."""

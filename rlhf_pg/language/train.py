@@ -28,7 +28,7 @@ from rlhf_pg.core import kl
 from rlhf_pg.core.learner import Learner
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.core.rollout import Rollout
-from rlhf_pg.language import data, models, token_records
+from rlhf_pg.language import data, models, token_records, tracking
 from rlhf_pg.language.config import (
     FILM_NOTES,
     TrainConfig,
@@ -76,6 +76,9 @@ def train(
             raise ValueError("a Python function as reward needs one process, or torchrun")
         launch(config.processes, train, config, reward, gold, resume, until)
         return None
+    if until is not None:  # to repeat what is tracked already, or a part of it
+        config = replace(config, track=None)
+    tracking.check_installed(config.track)
     trainer = Trainer(config, reward, gold, resume)
     run, done = trainer.open_run(resume)  # no run in other processes than the first
     checkpoints = Checkpoints(
@@ -85,6 +88,7 @@ def train(
     with (
         checkpoints,
         discarded_if_empty(run),
+        tracking.tracked(trainer.accelerator, run, trainer.config, done),
         Progress(config.iterations, title, shown=run is not None) as progress,
     ):
         for iteration in range(done + 1, config.iterations + 1):
@@ -96,6 +100,7 @@ def train(
 
             if run is not None:
                 line = run.log(iteration, metrics)
+                trainer.accelerator.log(line, step=iteration)  # to the tracker, if there is one
                 if log_samples:
                     run.samples({"iteration": iteration, **row} for row in samples)
                 if fixed:  # after the update: how far it moved the probability of each token
@@ -137,7 +142,8 @@ class Trainer:
             config = with_kept_models(config, resume)
         # Without a GPU, only cpu=True makes accelerate join several processes.
         cpu = config.device == "cpu" or not torch.cuda.is_available()
-        self.accelerator = Accelerator(cpu=cpu)
+        # The tracker writes to the run's folder, which is made later.
+        self.accelerator = Accelerator(cpu=cpu, log_with=config.track, project_dir="runs")
         config = replace(config, processes=self.accelerator.num_processes)
         self.config = config
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
