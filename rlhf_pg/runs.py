@@ -9,7 +9,7 @@ runs/NAME/
   initial/        the model it started from (hard links); reference/ if that is another model
   checkpoints/    the last two states, to resume from (rlhf_pg/checkpoint.py)
   best/           the policy of the best objective so far, a mean over samples_every iterations
-  policy/         the trained model; written at the end, whole or not at all
+  policy/         the trained model and its card (README.md); written at the end, or not at all
   tensorboard/    the metrics for tensorboard, if asked for (`--track`)
   evaluation.json result of `rlhf-pg evaluate`
   credit.jsonl    completions of the trained policy with each token's true advantage

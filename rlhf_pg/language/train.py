@@ -37,6 +37,7 @@ from rlhf_pg.language.config import (
     with_kept_models,
 )
 from rlhf_pg.language.launch import launch, launched
+from rlhf_pg.language.model_card import save_card
 from rlhf_pg.language.policy import make_policy_and_reference
 from rlhf_pg.language.rollout import (
     Scores,
@@ -112,6 +113,7 @@ def train(
     if run is not None:
         with run.saved("policy") as folder:
             trainer.save_policy(folder)
+            save_card(folder, run.path)
         console.print(f"policy in {run.path / 'policy'}", markup=False)
         console.print(f"read completions: {command('sample', run.path)}", markup=False)
         console.print(f"see every token's advantage: {command('inspect', run.path)}", markup=False)
@@ -396,6 +398,7 @@ class Trainer:
         if run is not None:
             with run.saved("best") as folder:
                 self.save_policy(folder)
+                save_card(folder, run.path)
                 about = {"iteration": iteration, "objective": mean}
                 (folder / "best.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
 

@@ -1,0 +1,141 @@
+"""The model card of a trained policy: README.md in its folder, as the Hugging Face hub shows it."""
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlhf_pg.checkpoint import versions
+from rlhf_pg.language.config import TrainConfig, preset, train_config
+from rlhf_pg.language.tracking import flat
+from rlhf_pg.progress import plain
+from rlhf_pg.reading import METRICS_LINE, read_jsonl
+from rlhf_pg.runs import METRICS, options_of
+
+PYTHON = "Python: "  # begins the reward of a run that was given a function
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+MEASURED = ("score", "gold", "kl", "eval_score", "eval_gold", "eval_kl")
+
+
+def save_card(folder: Path, run: Path) -> None:
+    """Write the card of a run's policy into the policy's folder."""
+    (folder / "README.md").write_text(model_card(run), encoding="utf-8")
+
+
+def model_card(run: Path) -> str:
+    """The card of the policy of a run, with the metrics of the last iteration so far."""
+    config = train_config(run)
+    base = hub_base(config.model)
+    header: dict[str, Any] = {"base_model": base} if base else {}
+    header |= {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["rlhf", "rlhf-pg", config.algorithm],
+    }
+    rows = {
+        "base model": config.model,
+        "reward": config.reward,
+        "algorithm": config.algorithm,
+        "KL coefficient": config.kl_coef,
+        "prompts": config.data,
+        "sampling temperature": config.temperature,
+        "longest completion, tokens": config.max_new_tokens,
+    }
+    table = "\n".join(f"| {name} | {_code(value)} |" for name, value in rows.items())
+    how = "this command"
+    if config.reward.startswith(PYTHON):
+        how = "`rlhf_pg.train` from Python, toward a function, with the options of this command"
+    software = ", ".join(f"{name} {_code(value)}" for name, value in versions().items())
+    return f"""---
+{yaml.safe_dump(header, sort_keys=False).strip()}
+---
+
+# {_code(run.name)}: a language model fine-tuned toward a reward
+
+| | |
+|---|---|
+{table}
+
+{_measured(run)}
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # this folder, or its name on the hub
+model, tokenizer = (kind.from_pretrained(folder) for kind in (AutoModelForCausalLM, AutoTokenizer))
+```
+
+Sample as in training, with `do_sample=True, top_k=0, temperature={config.temperature:g}`.
+
+Trained by {how}, with {software}:
+
+```
+{shortened(command_of(config))}
+```
+"""
+
+
+def hub_base(name: str) -> str | None:
+    """The hub name of a model, or of the model that a folder or run here was trained from.
+
+    None if there is none: the hub cannot link to a folder.
+    """
+    for _ in range(10):  # runs that were trained from each other
+        if not Path(name).exists():
+            return name if HUB_NAME.fullmatch(name) and not name.startswith("runs/") else None
+        name = options_of(name).get("model") or ""
+        if not name:
+            break
+    return None
+
+
+def command_of(config: TrainConfig) -> str:
+    """A command that repeats a run: its algorithm, and what differs from the algorithm's options.
+
+    Raises ValueError for an unknown algorithm.
+    """
+    default = _options(preset(config.algorithm))
+    changed = {
+        name: value
+        for name, value in _options(config).items()
+        if value != default[name] and name not in ("algorithm", "output")
+    }
+    if config.reward.startswith(PYTHON):
+        del changed["reward"]
+    words = ["rlhf-pg", "train", "--algorithm", config.algorithm]
+    for name, value in changed.items():
+        words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+    return shlex.join(words)
+
+
+def _options(config: TrainConfig) -> dict[str, Any]:
+    return flat(asdict(config))
+
+
+def shortened(text: str) -> str:
+    """Text without the names of the current folder and of the person's home, on one line."""
+    for folder, name in ((str(Path.cwd()), ""), (os.path.expanduser("~"), "~/")):
+        if folder != os.sep:
+            text = text.replace(folder + os.sep, name)
+    return plain(text)
+
+
+def _measured(run: Path) -> str:
+    """A table of what the last line of metrics.jsonl says."""
+    lines = read_jsonl(run / "metrics.jsonl", METRICS_LINE)
+    last: Mapping[str, Any] = lines[-1] if lines else {}
+    rows = [f"| {name} | {last[name]:.3f} | {METRICS[name]} |" for name in MEASURED if name in last]
+    head = f"| iteration {last.get('iteration', 0)} | | |\n|---|---|---|\n"
+    return head + "\n".join(rows)
+
+
+def _code(value: Any) -> str:
+    """A value as code in a cell of a table, in which it cannot become markup."""
+    text = shortened(str(value)).replace("|", "\\|").replace("`", "'")
+    return f"`{text}`"
