@@ -87,6 +87,15 @@ class TrainConfig(Options):
     samples_kept: int = option(4, at_least=0)
     """Completions per entry: of the rollout in samples.jsonl, of the same fixed prompts through
     the whole run in tokens.jsonl."""
+    eval_data: str | None = None
+    """Held-out prompts, as `data`, on which the policy is measured as it learns (eval_score,
+    eval_kl). best/ then holds the policy of the greatest eval_score, else of the best objective."""
+    eval_every: int = option(10, at_least=1)
+    """Iterations between these measurements, usually 5 to 50; the last iteration is measured
+    too."""
+    eval_prompts: int = option(100, at_least=1)
+    """Maximum number of held-out prompts, spread over the data, with one completion each; usually
+    50 to 500. The same random numbers are used each time."""
     track: Tracker | None = None
     """Also send the metrics to this tracker on this machine (extra: track). tensorboard writes to
     the run's folder, trackio to its own."""

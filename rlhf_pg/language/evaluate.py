@@ -26,7 +26,7 @@ from reward_models.rules import FILM_NOTES_GOLD
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.language import data, models
 from rlhf_pg.language.config import FILM_NOTES, EvaluateConfig, train_config
-from rlhf_pg.language.policy import LanguagePolicy
+from rlhf_pg.language.policy import LanguagePolicy, Reference
 from rlhf_pg.language.rollout import (
     Reward,
     completion_rows,
@@ -62,7 +62,7 @@ ROW_BYTES = 500  # at least, of a measured completion: its text and numbers
 class Bench:
     """Prompts, rewards and reference, the same for every policy that is measured."""
 
-    reference: LanguagePolicy
+    reference: Reference
     tokenizer: Any
     columns: data.Rows
     rewards: dict[str, Reward]  # by name: "score", "gold"

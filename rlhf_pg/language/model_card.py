@@ -128,14 +128,22 @@ def shortened(text: str) -> str:
 
 def _measured(run: Path) -> str:
     """A table of what the last line of metrics.jsonl says."""
-    lines = read_jsonl(run / "metrics.jsonl", METRICS_LINE)
+    file = run / "metrics.jsonl"
+    lines = read_jsonl(file, METRICS_LINE) if file.is_file() else []
     last: Mapping[str, Any] = lines[-1] if lines else {}
-    rows = [f"| {name} | {last[name]:.3f} | {METRICS[name]} |" for name in MEASURED if name in last]
+    rows = [
+        f"| {name} | {last[name]:.3f} | {_cell(METRICS[name])} |"
+        for name in MEASURED
+        if name in last
+    ]
     head = f"| iteration {last.get('iteration', 0)} | | |\n|---|---|---|\n"
     return head + "\n".join(rows)
 
 
 def _code(value: Any) -> str:
     """A value as code in a cell of a table, in which it cannot become markup."""
-    text = shortened(str(value)).replace("|", "\\|").replace("`", "'")
-    return f"`{text}`"
+    return "`" + _cell(shortened(str(value)).replace("`", "'")) + "`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

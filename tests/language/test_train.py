@@ -227,7 +227,7 @@ def test_the_policy_of_the_greatest_mean_objective_is_kept(config_of, tmp_path):
     run = Run.create(tmp_path / "kept", "reinforce", trainer.config)
     best, kept = run.path / "best" / "best.json", []
     for iteration, objective in enumerate([1.0, 2.0, 0.0, 1.0, 5.0, 6.0, 5.0, 5.0], 1):
-        trainer.keep_best(run, iteration, objective)
+        trainer.keep_best(run, iteration, {"objective": objective})
         kept.append(json.loads(best.read_text())["iteration"] if best.exists() else None)
     assert kept == [None, 2, 2, 2, 2, 6, 6, 6]
     assert json.loads(best.read_text())["objective"] == 5.5
