@@ -262,6 +262,9 @@ class SampleConfig(Options):
     """Maximum length of a completion in tokens, EOS included."""
     temperature: float = option(1.0, at_least=0.01)
     """Sampling temperature; below 1 likely tokens become likelier."""
+    chat: bool = False
+    """Answer what you type, line by line, until Ctrl-D: as a conversation, if the tokenizer has a
+    chat template. `prompt`, `data`, `reward` and the counts are then not used."""
     greedy: bool = False
     """Take the likeliest token each time instead of sampling."""
     seed: int = option(0, at_least=0)
