@@ -2,8 +2,9 @@
 
 A reward is a callable, called by keyword, `reward(prompts=[...], completions=[...], **columns)`,
 that returns one number per row, or None where it does not apply: the convention of TRL's GRPO and
-RLOO. The scored text is prompt + completion. The column `finished` (list of bool) says which
-completions ended with EOS; the others were cut at the length limit.
+RLOO; or a list of one number per token. All arguments are in `reward_models.calling`. The scored
+text is prompt + completion. The column `finished` (list of bool) says which completions ended with
+EOS; the others were cut at the length limit.
 """
 
 import os

@@ -1,18 +1,20 @@
 """Rewards composed of other rewards, with the scores of every part by name.
 
 A `None` score means "does not apply to this row": sums and ensembles skip it, and are None
-themselves only where no part applies. Penalties (missing EOS, overlength) are terms of a sum like
-any other: see the rules of these names.
+themselves only where no part applies. A score of one number per token stays one: in a sum, a
+number per row is added to its last token. Penalties (missing EOS, overlength) are terms of a sum
+like any other: see the rules of these names.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from reward_models import RewardError
-from reward_models.calling import Reward, Score, call_with_parts
+from reward_models.calling import Reward, Score, call_rewards, total
 
 Gather = Callable[[Any], list[Any]]
+Present = float | list[float]  # a score that is not None
 
 
 def alone(value: Any) -> list[Any]:
@@ -23,8 +25,8 @@ def alone(value: Any) -> list[Any]:
 class Composed:
     """Several named rewards, each called once and combined row by row.
 
-    Subclasses define `combine`, which takes one list of scores (float or None per row) per member
-    and returns one such list.
+    Subclasses define `combine`, which takes one list of scores (one per row) per member and returns
+    one such list.
     """
 
     def __init__(self, members: Mapping[str, Reward]) -> None:
@@ -53,8 +55,8 @@ class Composed:
     ) -> tuple[list[Score], dict[str, list[Score]]]:
         """Return the scores, and by name each member's own; members of members as "a/b"."""
         parts: dict[str, list[Score]] = {}
-        for name, reward in self.members.items():
-            parts[name], inner = call_with_parts(reward, name, prompts, completions, **columns)
+        answers = call_rewards(self.members, prompts, completions, **columns)
+        for name, (parts[name], inner) in answers.items():
             parts |= {f"{name}/{part}": scores for part, scores in inner.items()}
         return self.combine([parts[name] for name in self.members]), parts
 
@@ -103,7 +105,7 @@ class WeightedSum(Composed):
     def combine(self, columns: list[list[Score]]) -> list[Score]:
         weights = list(self.weights.values())
         return [
-            _over_present(row, lambda pairs: sum(weights[i] * score for i, score in pairs))
+            _over_present(row, lambda pairs: _sum(_scaled(x, weights[i]) for i, x in pairs))
             for row in zip(*columns, strict=True)
         ]
 
@@ -121,15 +123,23 @@ class Ensemble(Composed):
         self.how = how
 
     def combine(self, columns: list[list[Score]]) -> list[Score]:
-        def joined(pairs: list[tuple[int, float]]) -> float:
+        def joined(pairs: list[tuple[int, Present]]) -> Present:
             scores = [score for _, score in pairs]
-            return min(scores) if self.how == "worst" else math.fsum(scores) / len(scores)
+            if self.how == "worst":
+                return min(scores, key=lambda score: total(score) or 0.0)
+            plain = [score for score in scores if not isinstance(score, list)]
+            if len(plain) < len(scores):
+                return _scaled(_sum(scores), 1 / len(scores))
+            return math.fsum(plain) / len(plain)
 
         return [_over_present(row, joined) for row in zip(*columns, strict=True)]
 
 
 class Clip(Composed):
-    """Clip the scores of one reward to [low, high]."""
+    """Clip the scores of one reward to [low, high].
+
+    Of a score per token the sum is clipped, by a change to the last token.
+    """
 
     def __init__(self, members: Mapping[str, Reward], low: float, high: float) -> None:
         super().__init__(members)
@@ -138,13 +148,14 @@ class Clip(Composed):
         self.low, self.high = float(low), float(high)
 
     def combine(self, columns: list[list[Score]]) -> list[Score]:
-        return [None if s is None else min(max(s, self.low), self.high) for s in columns[0]]
+        return [clipped(score, self.low, self.high) for score in columns[0]]
 
 
 class Normalise(Composed):
     """(r - mean) / std of one reward, over all scores seen so far, this batch included.
 
-    With several processes the scores of all of them count (see `gather`).
+    With several processes the scores of all of them count (see `gather`). Scores per token are
+    divided by the deviation of their sums, and the mean is subtracted at the last token.
 
     The moments are exact (Chan et al. 1979's merge, population variance) and part of
     `state_dict`. Set `updating` to False to score without moving them, as evaluation does.
@@ -162,9 +173,17 @@ class Normalise(Composed):
 
     def combine(self, columns: list[list[Score]]) -> list[Score]:
         if self.updating:
-            parts = self.gather([score for score in columns[0] if score is not None])
+            parts = self.gather([total(score) for score in columns[0] if score is not None])
             self._update_moments([score for part in parts for score in part])
-        return [None if s is None else (s - self.mean) / (self.std + self.eps) for s in columns[0]]
+        std = self.std + self.eps
+        return [
+            None
+            if s is None
+            else _scaled(_sum([s, -self.mean]), 1 / std)
+            if isinstance(s, list)
+            else (s - self.mean) / std
+            for s in columns[0]
+        ]
 
     def _update_moments(self, scores: list[float]) -> None:
         if not scores:
@@ -188,7 +207,32 @@ class Normalise(Composed):
         super().load_state_dict(inner)
 
 
-def _over_present(row: Sequence[Score], join: Callable[[list[tuple[int, float]]], float]) -> Score:
+def clipped(score: Score, low: float, high: float) -> Score:
+    """The score within [low, high]; that of a list is its sum, which its last number corrects."""
+    if isinstance(score, list):
+        whole = math.fsum(score)
+        return _sum([score, min(max(whole, low), high) - whole])
+    return None if score is None else min(max(score, low), high)
+
+
+def _over_present(
+    row: Sequence[Score], join: Callable[[list[tuple[int, Present]]], Present]
+) -> Score:
     """Join the scores of a row that are not None, with their positions; None if all are."""
     pairs = [(i, score) for i, score in enumerate(row) if score is not None]
     return join(pairs) if pairs else None
+
+
+def _scaled(score: Present, factor: float) -> Present:
+    return [factor * x for x in score] if isinstance(score, list) else factor * score
+
+
+def _sum(scores: Iterable[Present]) -> Present:
+    """The sum of scores of one row: token by token; a number counts at the last token."""
+    scores = list(scores)
+    lists = [score for score in scores if isinstance(score, list)]
+    alone = sum(score for score in scores if not isinstance(score, list))
+    if not lists:
+        return alone
+    added = [sum(column) for column in zip(*lists, strict=True)]
+    return [*added[:-1], added[-1] + alone]

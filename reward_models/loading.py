@@ -28,6 +28,7 @@ from reward_models import RewardError
 from reward_models.calling import Reward, check_scores, reward_name, suggest
 from reward_models.combine import Clip, Composed, Ensemble, Normalise, WeightedSum
 from reward_models.files import reward_model_folder
+from reward_models.guard import guarded
 from reward_models.rules import RULES, make_rule
 
 __all__ = ["RewardError", "check_scores", "load_reward"]
@@ -87,6 +88,20 @@ def references(spec: Spec | Sequence[Spec] | Mapping[str, Spec]) -> list[Referen
     Rules and callables refer to nothing. Raises RewardError for what cannot be parsed.
     """
     return [found for _, term in _terms(spec) for found in _references(_weight(term)[1])]
+
+
+def absolute(spec: str) -> str:
+    """Return a specification whose relative paths, of files with code too, are made absolute.
+
+    Names of what is not here (rules, hub ids, modules) stay as they are.
+    """
+    for kind, name in references(spec):
+        path = name.rpartition(":")[0] if kind == "code" else name
+        if kind != "hub name" and Path(path).exists():
+            whole = rf"(?<![\w./-]){re.escape(path)}(?![\w./-])"
+            place = str(Path(path).absolute()).replace("\\", r"\\")  # no escape sequence
+            spec = re.sub(whole, place, spec)
+    return spec
 
 
 def _references(term: Spec) -> list[Reference]:
@@ -233,6 +248,11 @@ def _load_model(
         return Path(head).name or head, RewardModel.from_pretrained(folder, **options)
     if head.startswith("runs/") and not Path(head).exists():
         raise RewardError(f"no reward model at {head}; `rlhf-pg reward` makes one")
+    if (Path(head) / "config.yaml").is_file() and not (Path(head) / "config.json").is_file():
+        raise RewardError(
+            f"{head} is a run without a trained reward model: unfinished (`rlhf-pg resume {head}` "
+            "continues it), or a run of another command"
+        )
     from reward_models.classifier import Classifier
 
     name = head.rstrip("/").rpartition("/")[2]
@@ -284,7 +304,8 @@ def _import_module(source: str) -> Any:
 def _run(load: Callable[[], Any], source: str) -> Any:
     """Import a user's code; an exception becomes a RewardError of one line that names the file."""
     try:
-        return load()
+        with guarded(source):
+            return load()
     except (Exception, SystemExit) as error:
         hint = suggest(source, RULES) if isinstance(error, ModuleNotFoundError) else ""
         raise RewardError(

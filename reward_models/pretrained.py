@@ -171,10 +171,9 @@ def open_classifier(name: str | Path, new_head: bool = False, **options: Any) ->
     """
     from transformers import AutoModelForSequenceClassification
 
-    heads = HEADS if new_head else ()
-    return open_pretrained(
-        AutoModelForSequenceClassification, name, new_head=heads, **options
-    ).eval()
+    if new_head:
+        options |= {"new_head": HEADS, "wanted": "causal language model"}
+    return open_pretrained(AutoModelForSequenceClassification, name, **options).eval()
 
 
 def check_weights(info: Mapping[str, Any], name: str | Path, new_head: Sequence[str] = ()) -> None:

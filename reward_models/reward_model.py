@@ -21,6 +21,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from reward_models import RewardError
 from reward_models.files import SIDECAR, reward_model_folder, saved_whole
+from reward_models.lora import with_lora
 from reward_models.pretrained import (
     add_padding,
     batches_by_length,
@@ -44,6 +45,7 @@ class RewardModel:
         mean, std: of the raw scores of the reference samples.
         report: JSON values to keep beside the model: accuracy, calibration, ...
         batch_size: texts per forward when scoring, usually 32 to 256.
+        max_length: tokens of a text that are read; by default as many as the context holds.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class RewardModel:
         std: float = 1.0,
         report: dict[str, Any] | None = None,
         batch_size: int = 64,
+        max_length: int | None = None,
     ) -> None:
         problem = pad_problem(tokenizer)
         if tokenizer.eos_token_id is None:
@@ -67,18 +70,30 @@ class RewardModel:
             )
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
         self.mean, self.std, self.report = mean, std, dict(report or {})
-        self.limit = context_length(model, tokenizer) or 10**9
+        self.max_length, self.bf16 = max_length, False
+        self.limit = min(context_length(model, tokenizer) or 10**9, max_length or 10**9)
         self._positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
 
     @classmethod
     def from_base(
-        cls, base: Any, tokenizer: Any = None, *, seed: int = 0, device: Any = None
+        cls,
+        base: Any,
+        tokenizer: Any = None,
+        *,
+        seed: int = 0,
+        device: Any = None,
+        lora_rank: int | None = None,
+        freeze_trunk: bool = False,
+        bf16: bool = False,
+        max_length: int | None = None,
     ) -> "RewardModel":
         """Make a reward model from a language model, with a head initialised to N(0, 1/(d + 1)).
 
         `base` is a folder or hub id, a causal LM in memory (its trunk is copied), or a config (for
         a randomly initialised model); the latter two need a `tokenizer`. A pad token is added if
-        there is none or it is EOS.
+        there is none or it is EOS. With `lora_rank` training changes adapters on the trunk, with
+        `freeze_trunk` the head alone; `bf16` trains under autocast (parameters and scores stay
+        fp32). Raises RewardError for a base that cannot be used.
         """
         if tokenizer is None and not isinstance(base, str | Path):
             raise RewardError("a base that is not a folder or hub id needs a tokenizer")
@@ -93,7 +108,15 @@ class RewardModel:
                 )
             add_padding(tokenizer, model)
             torch.nn.init.normal_(model.score.weight, std=(model.score.in_features + 1) ** -0.5)
-        return cls(model.to(usable_device(device)), tokenizer)
+            made = cls(model.to(usable_device(device)), tokenizer, max_length=max_length)
+            if lora_rank is not None:
+                made._set_trunk(with_lora(model.base_model, lora_rank))
+        if freeze_trunk and lora_rank is None:
+            model.base_model.requires_grad_(False)
+        if bf16 and made.device.type == "cuda" and not torch.cuda.is_bf16_supported():
+            raise RewardError("bf16: this GPU has no bfloat16; leave --bf16 out")
+        made.bf16 = bf16
+        return made
 
     @classmethod
     def from_pretrained(
@@ -104,6 +127,8 @@ class RewardModel:
         try:
             stored = json.loads((Path(folder) / SIDECAR).read_text(encoding="utf-8"))
             mean, std = float(stored.pop("mean")), float(stored.pop("std"))
+            max_length = stored.pop("max_length", None)
+            max_length = None if max_length is None else max(1, int(max_length))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RewardError(
                 f"{str(name)!r} is no trained reward model: cannot read {SIDECAR} in it "
@@ -113,7 +138,8 @@ class RewardModel:
             raise RewardError(f"{str(folder)!r}: {SIDECAR} has mean {mean}, std {std}")
         tokenizer = open_pretrained(AutoTokenizer, folder)
         model = open_classifier(folder, dtype=torch.float32)
-        return cls(model.to(usable_device(device)), tokenizer, mean, std, stored, batch_size)
+        model = model.to(usable_device(device))
+        return cls(model, tokenizer, mean, std, stored, batch_size, max_length)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a Hugging Face folder that also holds `reward_model.json`, atomically.
@@ -125,6 +151,8 @@ class RewardModel:
         if folder.exists() and not (folder / SIDECAR).exists() and any(folder.iterdir()):
             raise RewardError(f"{str(folder)!r} holds something else; choose another folder")
         sidecar = {"mean": self.mean, "std": self.std, **self.report}
+        if self.max_length is not None:
+            sidecar["max_length"] = self.max_length
         text = json.dumps(sidecar, indent=1, allow_nan=False) + "\n"
         with saved_whole(folder) as temporary, quiet():
             self.model.save_pretrained(temporary)
@@ -137,6 +165,17 @@ class RewardModel:
         """The device of the model."""
         return torch.device(self.model.score.weight.device)
 
+    def finish_training(self) -> None:
+        """Add LoRA adapters to the trunk's weights, in place, and score in fp32 from now on."""
+        self.bf16 = False
+        self.model.requires_grad_(True)
+        trunk = self.model.base_model
+        if hasattr(trunk, "merge_and_unload"):
+            self._set_trunk(trunk.merge_and_unload())
+
+    def _set_trunk(self, trunk: Any) -> None:
+        setattr(self.model, self.model.base_model_prefix, trunk)
+
     def encode(
         self,
         prompts: Sequence[str],
@@ -145,22 +184,33 @@ class RewardModel:
     ) -> list[list[int]]:
         """Return token rows: prompt + completion as one text, then EOS if finished (the default).
 
-        A row longer than the context is cut on the left, with a warning in the log.
+        A row longer than the limit is cut on the left, with a warning in the log.
         """
+        rows = self.encode_whole(prompts, completions, finished)
+        if cut := sum(len(row) > self.limit for row in rows):
+            note_truncation("reward model", cut, self.limit)
+        return [self.cut(row) for row in rows]
+
+    def encode_whole(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        finished: Sequence[bool] | None = None,
+    ) -> list[list[int]]:
+        """Return the token rows of `encode` before any is cut."""
         if not prompts:
             return []
         ended = [True] * len(prompts) if finished is None else finished
         texts = [p + c for p, c in zip(prompts, completions, strict=True)]
-        eos, rows, cut = self.tokenizer.eos_token_id, [], 0
-        tokens = self.tokenizer(texts, verbose=False)["input_ids"]
-        for row, end in zip(tokens, ended, strict=True):
+        eos, rows = self.tokenizer.eos_token_id, []
+        for row, end in zip(self.tokenizer(texts, verbose=False)["input_ids"], ended, strict=True):
             row = row[:-1] if row and row[-1] == eos else row  # some tokenizers append it always
-            row = row + [eos] if end or not row else row  # a row needs a token to be read at
-            cut += len(row) > self.limit
-            rows.append(row[-self.limit :])
-        if cut:
-            note_truncation("reward model", cut, self.limit)
+            rows.append(row + [eos] if end or not row else row)  # it is read at its last token
         return rows
+
+    def cut(self, row: list[int]) -> list[int]:
+        """Return the last `limit` tokens: the prompt loses its beginning first, EOS stays."""
+        return row[-self.limit :]
 
     def raw_scores(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return the head's outputs (B,) for one batch of token rows, with gradients."""
@@ -169,10 +219,11 @@ class RewardModel:
         inputs: dict[str, Any] = {"attention_mask": (positions < lengths[:, None]).long()}
         if self._positions:
             inputs["position_ids"] = positions
-        hidden = self.model.base_model(ids, use_cache=False, **inputs).last_hidden_state
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            hidden = self.model.base_model(ids, use_cache=False, **inputs).last_hidden_state
         last = hidden[torch.arange(len(rows), device=ids.device), lengths - 1]
-        scores: torch.Tensor = self.model.score(last)
-        return scores.squeeze(-1).float()
+        scores: torch.Tensor = self.model.score(last.float())
+        return scores.squeeze(-1)
 
     @torch.inference_mode()
     def score_rows(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 from rich.text import Text
 
 from rlhf_pg.language import data
+from rlhf_pg.language.conversations import conversations_as_text
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.sampling import sample
 from rlhf_pg.progress import console
@@ -61,7 +62,9 @@ def _fitting(
     while True:
         prompt = messages[-1]["content"]
         if getattr(tokenizer, "chat_template", None) is not None:
-            rows = data.conversations_as_text({"prompt": [messages]}, ["prompt"], tokenizer, "chat")
+            rows = conversations_as_text(
+                {"prompt": [messages]}, ["prompt"], tokenizer, "the chat", lambda _: "the chat"
+            )
             prompt = rows["prompt"][0]
         try:
             data.check_prompt_lengths(policy.model, tokenizer, [prompt], max_new_tokens)

@@ -22,6 +22,7 @@ import torch
 
 from reward_models.state import load_state, save_state
 from rlhf_pg.progress import command, console
+from rlhf_pg.runs import check_is_there
 
 KEPT = 2  # checkpoints of a run that stay on disk
 SHARE = 0.05  # of the run's time, at most, spent on checkpoints when their interval is automatic
@@ -90,8 +91,7 @@ class Checkpoints:
         self, iteration: int, state: dict[str, Any], save_policy: Callable[[Path], None] | None
     ) -> None:
         assert self.run is not None
-        if not (self.run / "config.yaml").is_file():
-            raise FileNotFoundError(f"the run's folder {self.run} was removed while it ran")
+        check_is_there(self.run)
         began = time.monotonic()
         write = None if save_policy is None else (lambda folder: save_policy(folder / "policy"))
         folder = self.run / "checkpoints" / f"{iteration:06d}"
@@ -115,6 +115,11 @@ class Checkpoints:
     ) -> None:
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
+        if self.run is None or not isinstance(error, Exception):
+            return
+        if folders := checkpoint_folders(self.run):
+            text = f"the checkpoint of iteration {int(folders[0].name)} is kept; continue with: "
+            console.print(text + command("resume", self.run), markup=False)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.interrupted:

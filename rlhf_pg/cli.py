@@ -65,7 +65,7 @@ COMMANDS: dict[str, Command] = {
         "rlhf_pg.label:label",
     ),
     "train": Command(
-        "fine-tune a language model toward a reward: reinforce ... ppo, rloo, grpo",
+        "fine-tune a language model toward a reward: reinforce ... ppo, rloo, grpo, dapo",
         f"{LANGUAGE}.config:TrainConfig",
         f"{LANGUAGE}.train:train",
         preset=f"{LANGUAGE}.config:preset",
@@ -105,7 +105,7 @@ COMMANDS: dict[str, Command] = {
     "data show": Command(
         "show how a data source is read: its form, counts, lengths and three rows",
         f"{LANGUAGE}.config:DataShowConfig",
-        f"{LANGUAGE}.data:show",
+        f"{LANGUAGE}.data_show:show",
         positional="path",
         positional_help='A file, a folder, a hub name, or "film-notes".',
     ),
@@ -139,8 +139,8 @@ COMMANDS: dict[str, Command] = {
         "check a model, its tokenizer, the data and the reward before training",
         "rlhf_pg.study.config:DoctorConfig",
         "rlhf_pg.study.doctor:main",
-        preset=f"{LANGUAGE}.config:preset",
-        preset_from=("algorithm",),
+        preset="rlhf_pg.study.config:doctor_preset",
+        preset_from=("algorithm", "model"),
         positional="model",
         positional_help="Initial policy: a run, a folder, or a hub name.",
     ),
@@ -155,11 +155,11 @@ COMMANDS: dict[str, Command] = {
         "rlhf_pg.study.estimators.command:main",
     ),
     "study credit": Command(
-        "compare every token's advantage with the true one, by continuing from each prefix",
+        "every token's advantage beside the true one; or what a reward model pays for",
         "rlhf_pg.study.config:CreditConfig",
         "rlhf_pg.study.credit:credit",
         positional="run",
-        positional_help="Folder of a run of `rlhf-pg train`.",
+        positional_help="Folder of a run of `rlhf-pg train`, or of a reward model.",
     ),
     "study bugs": Command(
         "what known silent bugs do to the gradient and to learning, each beside the right code",
@@ -223,6 +223,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         line = " ".join(str(error).split()) or type(error).__name__
         print(f"rlhf-pg: {plain(line)}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        from rlhf_pg.memory import out_of_memory
+
+        message = out_of_memory(error, arguments[0])
+        if debug or message is None:
+            raise
+        print(f"rlhf-pg: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
         if debug:

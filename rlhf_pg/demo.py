@@ -101,7 +101,8 @@ def _reward_model(
 ) -> tuple[RewardModel, float]:
     """A reward model trained on the pairs, a tenth of them held out, and its accuracy on these."""
     held_out = max(1, len(pairs) // 10)
-    learner = PreferenceConfig(seed=seed)
+    # One pass, and the last weights: the reward model has the flaws that PPO then finds.
+    learner = PreferenceConfig(lr=1e-3, epochs=1, evaluate_every=0, seed=seed)
     run = Run.create(output, "reward", learner)
     model = RewardModel.from_base(base, seed=seed)
     report = fit_reward_model(

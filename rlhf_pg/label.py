@@ -6,6 +6,7 @@ FOLDER/
 """
 
 import json
+import math
 import os
 import random
 import sys
@@ -26,6 +27,7 @@ from reward_models.loading import load_reward
 from reward_models.pretrained import limit_threads
 from rlhf_pg.language import data, models
 from rlhf_pg.language.config import LabelConfig
+from rlhf_pg.language.loaded import with_run_options
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import Reward, score_completions
 from rlhf_pg.language.sampling import check_rows_fit, sample
@@ -44,6 +46,7 @@ HELP = "← or a: left   → or d: right   t: tie   s: skip   u: undo   q: stop"
 
 def label(config: LabelConfig) -> None:
     """Let a person judge pairs; judgements made so far are kept on any exit."""
+    config = with_run_options(config)
     with keys() as read_key:
         kept = Judgements(Path(config.output))
         reward = load_reward(config.reward) if config.reward else None
@@ -141,7 +144,8 @@ class Judgements:
         agreed = [
             (row["left_score"] > row["right_score"]) == (row["judgement"] == "left")
             for row in self.made
-            if row["judgement"] in ("left", "right") and row["left_score"] is not None
+            if row["judgement"] in ("left", "right")
+            and None not in (row["left_score"], row["right_score"])
         ]
         return sum(agreed), len(agreed)
 
@@ -256,11 +260,14 @@ def make_pairs(config: LabelConfig, reward: Reward | None, skip: int = 0) -> lis
     `skip` advances the seed, so that a continued session samples new pairs. Every prompt gives one
     pair before any gives a second. Raises ValueError for options that make no pairs.
     """
+    config = with_run_options(config)
+    assert config.data and config.max_new_tokens and config.temperature
     model, tokenizer = models.load(config.model)
     limit_threads(model)
     device = Accelerator(cpu=config.device == "cpu").device
     policy = LanguagePolicy(model, config.temperature, "none").to(device)
-    columns = data.spread(data.read(config.data, "prompts", tokenizer=tokenizer), config.count)
+    prompts = data.read(config.data, "prompts", tokenizer=tokenizer, columns=config.columns)
+    columns = data.spread(prompts, config.count)
     data.check_prompt_lengths(model, tokenizer, columns["prompt"], config.max_new_tokens)
     rows = min(32, len(columns["prompt"])) * config.samples_per_prompt
     check_rows_fit(model, rows, config.max_new_tokens, "--samples_per_prompt", device)
@@ -287,11 +294,13 @@ def _candidates(
     sides: random.Random,
 ) -> list[tuple[int, float, Pair]]:
     """All pairs of a few prompts, ranked within each."""
+    assert config.max_new_tokens
     prompts = columns["prompt"]
     completions = sample(policy, tokenizer, prompts, config.max_new_tokens, generator)
-    scores: list[float] | None = None
+    scores: list[float | None] = [None] * len(prompts)
     if reward is not None:
-        scores = score_completions(reward, completions, columns)[0].tolist()
+        given = score_completions(reward, completions, columns)[0]
+        scores = [None if math.isnan(score) else score for score in given.tolist()]
     candidates = []
     for first in range(0, len(prompts), config.samples_per_prompt):
         own = []
@@ -299,17 +308,22 @@ def _candidates(
             a, b = pair if sides.random() < 0.5 else pair[::-1]
             if completions.texts[a] == completions.texts[b]:
                 continue
-            gap = abs(scores[a] - scores[b]) if scores else sides.random()
+            gap = sides.random() if reward is None else _gap(scores[a], scores[b])
             shown = Pair(
                 prompts[a],
                 completions.texts[a],
                 completions.texts[b],
                 bool(completions.finished[a]),
                 bool(completions.finished[b]),
-                scores[a] if scores else None,
-                scores[b] if scores else None,
+                scores[a],
+                scores[b],
             )
             own.append((gap, shown))
         own.sort(key=lambda candidate: candidate[0])
         candidates += [(rank, gap, shown) for rank, (gap, shown) in enumerate(own)]
     return candidates
+
+
+def _gap(a: float | None, b: float | None) -> float:
+    """The difference of two scores; infinite if the reward does not apply to one of them."""
+    return math.inf if a is None or b is None else abs(a - b)

@@ -1,4 +1,4 @@
-"""Refuses sizes that no memory holds, before the system starts to swap or ends the process."""
+"""Refuses sizes that no memory holds, and says what to lower where memory ran out."""
 
 import os
 from typing import Any
@@ -28,3 +28,25 @@ def check_fits(needed: float, what: str, lower: str, device: Any = "cpu") -> Non
             f"{what} would take at least {needed / 1e9:,.0f} GB, but there are {total / 1e9:,.0f} "
             f"GB of memory: lower {lower}"
         )
+
+
+TEXTS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "MemoryError")
+LOWER = {  # command -> options that decide how much memory it takes
+    "train": "--rows, --learner.micro_rows or --max_new_tokens",
+    "finetune": "--batch_size, --context or --width",
+    "reward": "--learner.batch_size",
+    "control": "--environments, --rollout_steps or --learner.micro_rows",
+}
+
+
+def out_of_memory(error: BaseException, command: str) -> str | None:
+    """The message for an error of a command that ran out of memory; None if it is another error.
+
+    That is MemoryError, and RuntimeError with PyTorch's messages for the CPU and GPUs.
+    """
+    text = " ".join(str(error).split())
+    if not isinstance(error, MemoryError):
+        if not isinstance(error, RuntimeError) or not any(part in text for part in TEXTS):
+            return None
+    lower = LOWER.get(command, "the number of rows, their length or the size of the model")
+    return f"out of memory: lower {lower} ({text[:200] or 'MemoryError'})"

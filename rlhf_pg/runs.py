@@ -15,6 +15,7 @@ runs/NAME/
   evaluation.json result of `rlhf-pg evaluate`
   credit.jsonl    completions of the trained policy with each token's true advantage
   credit.json     agreement of the estimated advantages with it (`rlhf-pg study credit`)
+  reward_credit.jsonl, reward_credit.html   what each token adds to a reward model's score
   estimators.json bias and variance of gradient estimates (`rlhf-pg study estimators`)
   report.html     the run's page (`rlhf-pg inspect`)
   oracle.json, oracle.safetensors   exact results for a small task (`rlhf-pg study oracle`)
@@ -27,14 +28,17 @@ import shutil
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from reward_models import RewardError
 from reward_models.files import saved_whole
+from reward_models.loading import absolute
+from reward_models.rules import FILM_NOTES
 from rlhf_pg import trust
 from rlhf_pg.reading import read_jsonl as read_jsonl  # where commands look for it
 from rlhf_pg.reading import read_yaml
@@ -53,6 +57,10 @@ METRICS: dict[str, str] = {
     "kl_coef": "coefficient of the KL penalty",
     "objective": "what is maximised: score (clipped, minus the missing-EOS penalty) - kl_coef * kl",
     "reward/NAME": "mean of one component of a composed reward, over the rows it applies to",
+    "log/NAME": "mean of what a reward logged as NAME by log_metric",
+    "scored": "share of completions that are learned from, if it is below 1: with a score, and not "
+    "masked as truncated; kl and objective are theirs",
+    "redrawn": "groups drawn anew because their scores were equal, per group of the rollout",
     "length": "mean tokens of a completion, EOS included",
     "eos_rate": "share of completions that ended with EOS",
     "tokens_per_second": "tokens sampled and learned from, per second of the iteration",
@@ -81,6 +89,8 @@ METRICS: dict[str, str] = {
     "explained_variance": "1 - Var(target - V) / Var(target): 1 is perfect, below 0 V is harmful",
     "learning_rate": "Adam's learning rate in this update",
     "gradient_steps": "optimiser steps in this update",
+    "skipped_steps": "steps of this update that were not taken, since the gradient was NaN or "
+    "infinite",
     # control: score and length are those of the episodes that ended in the iteration
     "steps": "environment steps learned from so far, resets not counted",
     "training_seconds": "time spent collecting and learning, without evaluation",
@@ -120,8 +130,8 @@ TOKEN: dict[str, str] = {
     "entropy": "of pi(.|s_t)",
     "top": "the five likeliest alternatives, [text, probability]",
     "kl": "k1 = logprob - ref_logprob",
-    "score": "reward before the KL penalty; for text the whole shaped score (clipped, minus the "
-    "missing-EOS penalty) at the last token",
+    "score": "reward before the KL penalty; for text the shaped score (clipped, minus the "
+    "missing-EOS penalty) at the last token, or its share of the token if the reward gives such",
     "reward": "reward given to the learner: score - kl_coef * kl, or score if kl_in is loss",
     "value": "the critic's V(s_t); 0 without a critic",
     "next_value": "V(s_{t+1}); 0 after a terminal step",
@@ -142,8 +152,11 @@ class Run:
     def __init__(self, path: Path, lock: int | None = None, seconds: float = 0.0) -> None:
         self.path = path
         self.started = time.monotonic() - seconds  # `seconds` were spent before a resume
-        if lock is not None:  # a later run of this process may then open the folder
-            weakref.finalize(self, os.close, lock)
+        if lock is not None:
+            # A later run of this process may then open the folder. A process that a reward forks
+            # must not hold the lock after this one has ended.
+            release = weakref.finalize(self, os.close, lock)
+            os.register_at_fork(after_in_child=release)
 
     @classmethod
     def create(cls, output: str | Path | None, name: str, config: Any) -> "Run":
@@ -163,9 +176,11 @@ class Run:
             _check_free(path)  # before a file is put there
         lock = _lock(path)
         run = cls(path, lock)
+        _remove_unfinished(path)
         _check_free(path)
         values = asdict(config) if is_dataclass(config) else dict(config)  # type: ignore[arg-type]
         values.pop("output", None)  # repeating a run makes a new folder
+        values = _with_absolute_paths(values)
         (path / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
         trust.sign(path)
         return run
@@ -177,6 +192,7 @@ class Run:
         Raises ValueError if another process is writing to it.
         """
         lock = _lock(path)
+        _remove_unfinished(path)
         for file in path.glob("*.jsonl"):
             if (length := state["bytes"].get(file.name, 0)) < file.stat().st_size:
                 os.truncate(file, length)
@@ -212,8 +228,7 @@ class Run:
 
         Raises FileNotFoundError if the run's folder was removed meanwhile.
         """
-        if not (self.path / "config.yaml").is_file():
-            raise FileNotFoundError(f"the run's folder {self.path} was removed while it ran")
+        check_is_there(self.path)
         with saved_whole(self.path / name) as folder:
             yield folder
 
@@ -233,9 +248,16 @@ class Run:
         self._append("tokens.jsonl", episodes)
 
     def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        check_is_there(self.path)
         with open(self.path / name, "a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def check_is_there(run: Path) -> None:
+    """Raise FileNotFoundError if a run's folder was removed."""
+    if not (run / "config.yaml").is_file():
+        raise FileNotFoundError(f"the run's folder {run} was removed while it ran")
 
 
 @contextmanager
@@ -278,6 +300,18 @@ def _lock(path: Path) -> int | None:
     return descriptor
 
 
+def _remove_unfinished(path: Path) -> None:
+    """Remove what a killed process had not finished to write to a run's folder (saved_whole)."""
+    if not (path / "config.yaml").is_file():
+        return  # no run's
+    for name in ("initial", "reference", "best", "policy", "reward_model", "checkpoints/[0-9]*"):
+        parent, _, last = name.rpartition("/")
+        for left in (path / parent).glob(f".{last}-????????"):
+            shutil.rmtree(left, ignore_errors=True)
+    with suppress(OSError):  # there are some
+        (path / "checkpoints").rmdir()
+
+
 def _check_free(path: Path) -> None:
     """Raise ValueError unless a folder is empty or left by a run that logged nothing."""
     left = {entry.name for entry in path.iterdir()} - {LOCK}
@@ -285,6 +319,24 @@ def _check_free(path: Path) -> None:
     begun = left <= kept and "config.yaml" in left
     if left and not begun:
         raise ValueError(f"{path} already holds something; choose another --output")
+
+
+def _with_absolute_paths(values: dict[str, Any]) -> dict[str, Any]:
+    """The options with the paths that they name made absolute, so that a run opens from anywhere.
+
+    Only what exists here is a path: hub names, rules and the shipped data stay as they are.
+    """
+    found = dict(values)
+    for name in (*trust.PLACES, *trust.REWARDS):
+        value = values.get(name)
+        if not isinstance(value, str) or value == FILM_NOTES:
+            continue
+        if name in trust.REWARDS:
+            with suppress(RewardError):  # "Python: f", a callable
+                found[name] = absolute(value)
+        elif Path(value).exists():
+            found[name] = str(Path(value).absolute())
+    return found
 
 
 def _first_free(parent: Path, name: str) -> Path:

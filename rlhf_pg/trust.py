@@ -38,8 +38,8 @@ def sign(run: Path) -> None:
 def is_signed(run: Path) -> bool:
     """Return whether config.yaml is as this person's `sign` left it.
 
-    A config.yaml that names code counts only in the folder that the run was started from, since
-    names of code are looked up there.
+    A config.yaml that names code otherwise than by a file's absolute path counts only in the folder
+    that the run was started from, since such names are looked up there.
     """
     try:
         stored = (run / SIGNATURE).read_bytes().strip()
@@ -117,7 +117,7 @@ def _is_inside(run: Path, reference: Reference) -> bool:
 
 
 def _signature(run: Path, secret: bytes) -> str:
-    """HMAC-SHA256 of config.yaml and, if it names code, of the current folder."""
+    """HMAC-SHA256 of config.yaml and, if it names code by no absolute path, the current folder."""
     content = (run / CONFIG).read_bytes()
     return hmac.new(secret, content + b"\0" + _place(content), hashlib.sha256).hexdigest()
 
@@ -126,11 +126,17 @@ def _place(content: bytes) -> bytes:
     try:
         options = yaml.safe_load(content)
         named = list(_named(options)) if isinstance(options, Mapping) else []
-        if all(reference.kind != "code" for _, reference in named):
+        if all(reference.kind != "code" or _is_absolute(reference) for _, reference in named):
             return b""
     except (yaml.YAMLError, ValueError, OSError):
         pass  # what cannot be parsed may name code
     return os.fsencode(Path.cwd())
+
+
+def _is_absolute(code: Reference) -> bool:
+    """Whether code is the function of a file that is the same wherever one is."""
+    file = code.name.rpartition(":")[0]
+    return file.endswith(".py") and os.path.isabs(file)
 
 
 def _secret(create: bool = False) -> bytes:

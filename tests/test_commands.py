@@ -104,6 +104,38 @@ def test_a_reward_reports_its_calibration_and_how_accuracy_grows_with_pairs(here
     assert curve[0]["loss"] > 2 * report["loss"]  # each begins untrained, not where the run ended
 
 
+def test_a_reward_is_trained_without_a_second_copy_of_its_base(here, monkeypatch, capsys):
+    """The language model is never opened beside the reward model that is made of it."""
+    monkeypatch.setattr(models, "open_pretrained", only_tokenizers(models.open_pretrained))
+    words = "reward --model base --data pairs.jsonl --learner.steps 2 --output judge"
+    assert main(words.split()) == 0
+    printed = capsys.readouterr().out
+    assert "the longer one wins" in printed and "40 of 400 pairs held out; no pairs are" in printed
+    assert "warning: the 720 training texts are only 8 different ones" in printed
+
+
+def only_tokenizers(open_pretrained):
+    def opened(auto_class, *arguments, **options):
+        assert auto_class.__name__ == "AutoTokenizer"
+        return open_pretrained(auto_class, *arguments, **options)
+
+    return opened
+
+
+def test_completions_with_labels_train_a_reward(here, capsys):
+    rows = [
+        {"question": p, "completion": f" is {word}{end}", "label": word == "good"}
+        for p in PROMPTS
+        for word in ("good", "dull")
+        for end in (" .", " and clear .", " and long .", "")
+    ] * 3
+    write_rows(here / "labels.jsonl", rows)
+    words = "reward --model base --data labels.jsonl --columns prompt=question --learner.lr 0.01"
+    assert main([*words.split(), "--learner.steps", "40", "--output", "judge"]) == 0
+    good, bad = load_reward("judge")(["the film"] * 2, [" is good .", " is dull ."])
+    assert good > bad
+
+
 def test_a_curve_beyond_the_pairs_is_an_error(here, capsys):
     assert main("reward --model base --data pairs.jsonl --curve [9999]".split()) == 2
     assert "there are 360 pairs to train on, not 9999" in capsys.readouterr().err

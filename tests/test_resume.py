@@ -39,6 +39,11 @@ RUNS = {
         "--checkpoint_every 2".split(),
         3,
     ),
+    "reward-lora": (
+        "reward --data pairs.jsonl --model base --lora_rank 2 --learner.evaluate_every 2 "
+        "--learner.steps 9 --learner.patience 2 --checkpoint_every 1".split(),
+        5,
+    ),
     "control-ppo": (
         "control --total_steps 6000 --eval_interval 2000 --eval_episodes 4 "
         "--checkpoint_every 1".split(),

@@ -76,6 +76,25 @@ def test_a_folder_that_a_killed_run_left_before_its_first_iteration_is_used_agai
     assert options_of("mine")["name"] == "again"
 
 
+def test_what_a_killed_run_had_not_finished_to_write_is_removed():
+    def kill(*names):
+        for name in names:
+            Path(f"mine/{name}").mkdir(parents=True)
+
+    state = Run.create("mine", "ppo", Config()).state_dict()
+    kill(".initial-a1b2c3d4", "checkpoints/.000002-a1b2c3d4")
+    Run.create("mine", "ppo", Config())  # as nothing was logged
+    assert {path.name for path in Path("mine").iterdir()} <= {
+        ".lock", "config.yaml", "config.signature",
+    }  # fmt: skip
+    kill(".best-a1b2c3d4", "checkpoints/.000002-a1b2c3d4", "checkpoints/000001", ".git-hooks", "x")
+    Run.resume(Path("mine"), state)
+    left = {str(path) for path in Path("mine").rglob("*") if path.is_dir()}
+    assert left == {
+        f"mine/{name}" for name in ("checkpoints", "checkpoints/000001", ".git-hooks", "x")
+    }
+
+
 def test_a_run_that_fails_before_it_logs_leaves_no_folder():
     for logged in (False, True):
         run = Run.create("mine", "ppo", Config())

@@ -37,10 +37,12 @@ OPENING = {
     " --samples_per_prompt 2 --critic_batches 1 --lambdas [1.0] --ppo_steps [0]",
     "resume": "resume gift",
     "verify": "verify gift",
+    "sample": "sample gift --max_new_tokens 6",
+    "doctor": "doctor gift --device cpu",
 }
 # Commands that take a run as a model: they read its policy and nothing that it names.
 READING = {
-    "sample": "sample gift --prompt the --max_new_tokens 6",
+    "sample": "sample gift --prompt the --max_new_tokens 6 --reward none",
     "train": TRAIN.replace("--model base", "--model gift") + " --reward length",
     "reward": "reward --model gift --data pairs.jsonl --learner.epochs 1",
     "data show": "data show prompts.jsonl --model gift",
@@ -114,6 +116,21 @@ def test_code_that_only_a_strangers_config_names_is_not_run_without_trust(here, 
         assert Path("evil-ran").exists()
 
 
+def test_labelling_completions_of_a_strangers_run_asks_too(here, capsys):
+    assert main("label --model gift".split()) == 2
+    assert "reward gift/evil.py:f (code)" in line(capsys)
+    assert main("label --model gift --reward none --data prompts.jsonl".split()) == 2
+    assert "needs a terminal" in line(capsys) and not Path("evil-ran").exists()
+
+
+def test_code_by_its_absolute_path_is_the_same_from_anywhere(made, tmp_path, monkeypatch):
+    shutil.copytree(made / "own", tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(EVIL.format(marker="evil-ran"))
+    assert main(OPENING["evaluate"].replace("gift", "moved").split()) == 0
+    assert Path("mine-ran").exists() and not Path("evil-ran").exists()
+
+
 @pytest.mark.parametrize("command", READING)
 def test_a_strangers_run_is_a_model_without_a_question(here, command):
     assert main(READING[command].split()) == 0
@@ -138,6 +155,8 @@ def test_a_run_that_is_not_as_it_was_signed_is_a_strangers(here, change, monkeyp
     elif change == "appended":
         Path("own/config.yaml").write_bytes(Path("own/config.yaml").read_bytes() + b"\n")
     elif change == "code elsewhere":  # mine.py of another folder is another file
+        edit("own", reward="mine.py:f")
+        trust.sign(Path("own"))
         monkeypatch.chdir("gift")
         shutil.move("../own", "own")
         shutil.copy("evil.py", "mine.py")

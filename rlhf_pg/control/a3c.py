@@ -104,7 +104,7 @@ def work(
         trainer.close()
     except (BrokenPipeError, ConnectionResetError):
         pass  # the parent is gone
-    except ValueError as error:  # of bad input: its text is enough
+    except (ValueError, FloatingPointError) as error:  # its text is enough
         out.send(str(error))
         raise SystemExit(1) from None
     except Exception:

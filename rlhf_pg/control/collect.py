@@ -21,6 +21,11 @@ from rlhf_pg.control.policy import ActorCritic, encode
 from rlhf_pg.core.rollout import Rollout
 
 
+def own_threshold(env: str) -> float | None:
+    """The score at which an environment that was made before counts as solved, if it says one."""
+    return gymnasium.spec(env.rpartition(":")[2]).reward_threshold
+
+
 def make_environments(name: str, count: int, options: dict[str, Any] | None = None) -> VectorEnv:
     """`count` copies of a Gymnasium id, by its own vector version if it has one.
 

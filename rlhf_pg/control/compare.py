@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from statistics import mean, median, stdev
 
-import gymnasium
 import numpy as np
 import torch
 from rich.table import Table
 
 from rlhf_pg import chart
-from rlhf_pg.control.collect import make_environments
+from rlhf_pg.control.collect import make_environments, own_threshold
 from rlhf_pg.control.config import CompareConfig, preset, tuned
 from rlhf_pg.control.policy import ActorCritic
 from rlhf_pg.control.train import Outcome, RunState, Trainer, learn
@@ -54,7 +53,7 @@ def compare(config: CompareConfig) -> list[Row]:
         raise ValueError("gradient_batches must be at least 2, or 0 to measure no gradients")
     make_environments(config.env, 1).close()
     if config.threshold is None:
-        config = replace(config, threshold=gymnasium.spec(config.env).reward_threshold)
+        config = replace(config, threshold=own_threshold(config.env))
     for name in config.algorithms:
         preset(name, config.env).check()
     run = Run.create(config.output, f"compare-{config.env}".replace("/", "-"), config)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from reward_models.pretrained import limit_threads
@@ -19,7 +18,7 @@ from reward_models.state import random_state, set_random_state
 from rlhf_pg import chart
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
 from rlhf_pg.control.a3c import AsynchronousTrainer
-from rlhf_pg.control.collect import Collector, make_environments
+from rlhf_pg.control.collect import Collector, make_environments, own_threshold
 from rlhf_pg.control.config import ControlConfig, read_config
 from rlhf_pg.control.entropy import CollapseMonitor, Temperature
 from rlhf_pg.control.normalise import RewardScale
@@ -87,7 +86,8 @@ class Trainer:
         if self.policy.normaliser is not None:
             self.policy.normaliser.update(rollout.inputs[rollout.mask])
         if self.config.entropy_temperature:
-            self.temperature.update(metrics["entropy"])
+            if "entropy" in metrics:  # it is not where every step was skipped for a NaN
+                self.temperature.update(metrics["entropy"])
             metrics["entropy_temperature"] = self.temperature.value
         self.seconds += time.perf_counter() - began
         return {"steps": self.steps, **self.collector.episode_metrics(), **metrics}
@@ -121,7 +121,8 @@ def learn(
 ) -> "Outcome":
     """Train from `state` to the threshold or the end of the steps, then close it.
 
-    `log` is called with the metrics of every iteration, and may add to them; then `after`.
+    `log` is called with the metrics of every iteration, and may add to them; then `after`. Without
+    `log`, the outcome has them.
     """
     config, trainer = state.config, state.trainer
     lines: list[dict[str, float]] = []
@@ -141,7 +142,8 @@ def learn(
             # Log.
             if log:
                 log(metrics)
-            lines.append(metrics)
+            else:
+                lines.append(metrics)
             # A checkpoint, if one is due.
             if after:
                 after()
@@ -250,8 +252,7 @@ def train(config: ControlConfig, resume: Path | None = None, until: int | None =
     """
     state = RunState(config)
     if config.threshold is None:
-        own = gymnasium.spec(config.env).reward_threshold
-        config = state.config = replace(config, threshold=own)
+        config = state.config = replace(config, threshold=own_threshold(config.env))
     title = f"{config.algorithm} on {config.env}"
     if resume is not None:
         saved = newest(resume)
@@ -264,12 +265,11 @@ def train(config: ControlConfig, resume: Path | None = None, until: int | None =
     with checkpoints, discarded_if_empty(run), Progress(config.total_steps, title) as progress:
 
         def log(metrics: dict[str, float]) -> None:
-            warning = state.collapse.check(
-                metrics["entropy"], metrics["steps"] / config.total_steps
-            )
-            if warning:
-                metrics["entropy_collapsed"] = 1.0
-                progress.say(f"warning: {warning}")
+            if "entropy" in metrics:
+                share = metrics["steps"] / config.total_steps
+                if warning := state.collapse.check(metrics["entropy"], share):
+                    metrics["entropy_collapsed"] = 1.0
+                    progress.say(f"warning: {warning}")
             run.log(state.iteration, metrics)
             shown = ("score", "entropy", "eval_score")
             progress.update(

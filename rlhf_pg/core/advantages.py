@@ -2,12 +2,11 @@
 
 from typing import get_args
 
-import torch
 from torch import Tensor
 
 from rlhf_pg.core import baselines, returns
 from rlhf_pg.core.algorithms import Baseline, LearnerConfig
-from rlhf_pg.core.masked import Reduce, alone, masked_mean, whiten, zero_padding
+from rlhf_pg.core.masked import Reduce, alone, masked_mean, masked_var, whiten, zero_padding
 from rlhf_pg.core.rollout import Rollout
 
 
@@ -18,13 +17,13 @@ def estimate_advantages(
 
     With a critic: GAE, or n-step returns minus V. Without: rewards-to-go minus a number (zero, the
     batch's mean score, or `constant`, the learner's moving average) or, if K samples of a prompt
-    are compared, the score of the whole episode. Targets are computed before any whitening.
+    are compared, the score of the whole episode. Targets are computed before any whitening. A row
+    without any real step has no score, and is left out of every mean and deviation.
     """
     mask = rollout.mask.bool()
     rewards = zero_padding(rollout.rewards.detach(), mask)
     # A step before padding ends its row too, so that n-step returns bootstrap there.
-    followed = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
-    ends = rollout.ends.bool() | ~followed
+    ends = returns.with_row_ends(rollout.ends, mask)
     if config.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False, reduce=reduce)
 
@@ -44,6 +43,10 @@ def estimate_advantages(
         advantages = _without_critic(targets, rollout, config.baseline, constant, reduce)
 
     advantages = zero_padding(advantages, mask)
+    if config.divide_by_batch_std:
+        scores = returns.rewards_to_go(rewards, ends, config.gamma)[:, 0]
+        spread = masked_var(scores, mask.any(1), reduce).sqrt()
+        advantages = advantages / (spread + 1e-4)
     if config.whiten_advantages:
         advantages = whiten(advantages, mask, reduce=reduce)
     return advantages, zero_padding(targets, mask)
@@ -54,16 +57,17 @@ def _without_critic(
 ) -> Tensor:
     """Advantages (B, T) from rewards-to-go (B, T), whose first column is each row's score."""
     scores = to_go[:, 0].reshape(-1, rollout.group_size)  # (N, K)
+    scored = rollout.mask.bool().any(1).reshape(scores.shape)
     if baseline == "none":
         return to_go
     if baseline in ("moving-average", "optimal"):
         return to_go - constant
     if baseline == "batch-mean":
-        return to_go - masked_mean(scores, torch.ones_like(scores), reduce)
+        return to_go - masked_mean(scores, scored, reduce)
     if baseline == "leave-one-out":
-        compared = baselines.leave_one_out(scores)
+        compared = baselines.leave_one_out(scores, scored)
     elif baseline in ("group", "group-centred"):
-        compared = baselines.group_normalise(scores, scale=baseline == "group")
+        compared = baselines.group_normalise(scores, baseline == "group", scored=scored)
     else:
         raise ValueError(f"unknown baseline {baseline!r}: use one of {get_args(Baseline)}")
     return compared.reshape(-1, 1).expand_as(to_go)

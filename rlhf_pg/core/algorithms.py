@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from rlhf_pg.core.options import Options, option
 
-Reduction = Literal["episode", "token", "constant"]
+Reduction = Literal["episode", "token", "constant", "row"]
+RatioLevel = Literal["token", "sequence"]
 Baseline = Literal[
     "none",
     "critic",
@@ -32,8 +33,10 @@ class LearnerConfig(Options):
     "moving-average" and "optimal" (the constant of least variance, which costs one backward pass
     per row) are computed from earlier rollouts, so they are unbiased. The mean of "batch-mean" and
     "group-centred" includes the sample itself, which scales the gradient by 1 - 1/n but not a KL in
-    the loss. "group" also divides by the group's standard deviation, which weights prompts by
-    1/deviation and, with the KL in the loss, makes the policy much sharper than the optimum."""
+    the loss: with K samples, training ends at the optimum of kl_coef * K/(K-1). "leave-one-out" is
+    "group-centred" times K/(K-1), and so exact. "group" divides by the group's standard deviation,
+    which weights prompts by 1/deviation and, with the KL in the loss, makes the policy much sharper
+    than the optimum."""
     gamma: float = option(1.0, at_least=0, at_most=1)
     """Discount factor: 1 for text, usually 0.9 to 0.999 for control. As usual, steps are not
     weighted by gamma^t, so below 1 this is not the exact gradient of the discounted return."""
@@ -52,6 +55,22 @@ class LearnerConfig(Options):
     """PPO's clip of the ratio, usually 0.1 to 0.3; null is the plain policy gradient. From the
     second step on a rollout on, the gradient is biased: by clipping, and because a token's ratio
     ignores how the probabilities of the other tokens changed."""
+    clip_high: float | None = option(None, above=0)
+    """Upper clip of the ratio, if it is not `clip` too; usually 0.28 (DAPO's clip-higher: unlikely
+    tokens can rise further)."""
+    dual_clip: float | None = option(None, above=1)
+    """Where the advantage is negative, clip the ratio at this too, usually 3 (Ye et al. 2020): a
+    token that has become much likelier gives no gradient."""
+    ratio: RatioLevel = "token"
+    """"token": each token's own ratio. "sequence": the geometric mean of the row's (GSPO), with a
+    clip of usually 3e-4 to 1e-2."""
+    clip_weights: bool = False
+    """Weight log-probabilities by the clipped ratio instead of clipping the objective (CISPO): no
+    token loses its gradient. Usually with `clip` 1, no lower limit, and `clip_high` 1 to 7."""
+    divide_by_batch_std: bool = False
+    """Divide advantages by the standard deviation of the scores of the whole batch. Biased in
+    scale, since the deviation depends on the sample; unlike that of "group", it weights no
+    prompt."""
     value_clip: float | None = option(None, above=0)
     """Clip new values to within this of the old ones, usually 0.2; null does not. A critic with
     much larger values then learns slowly."""
@@ -66,7 +85,8 @@ class LearnerConfig(Options):
     reduction: Reduction = "episode"
     """"episode": sum over steps, mean over rows (the policy gradient). "token": mean over all
     tokens (usual for PPO; the lengths in the batch rescale the gradient). "constant": sum /
-    (rows * columns)."""
+    (rows * columns). "row": mean over a row's steps, then over rows, which weights an episode by
+    1/length, a bias."""
     epochs: int = option(1, at_least=1)
     """Passes over each rollout, usually 1 (on-policy) to 4 (PPO) or 10 (PPO in control). Without
     `clip`, every step but the first treats samples of an older policy as its own."""
@@ -87,6 +107,9 @@ class LearnerConfig(Options):
     max_grad_norm: float = option(1.0, at_least=0)
     """Clip the gradient's norm, usually 1.0 (text) or 0.5 (control); 0 does not. Clipping gives
     batches with large gradients less weight, a bias."""
+    max_skipped_steps: int = option(3, at_least=0)
+    """Maximum number of gradient steps in a row that are skipped because the gradient is NaN or
+    infinite, usually 0 to 10; one more is an error."""
     adam_eps: float = option(1e-5, above=0)
     """Adam's epsilon, usually 1e-5 for policy gradients."""
     weight_decay: float = option(0.0, at_least=0)
@@ -112,6 +135,35 @@ ALGORITHMS: dict[str, LearnerConfig] = {
     "rloo": LearnerConfig(baseline="leave-one-out"),
     # K samples of a prompt, normalised by their spread, KL in the loss (Shao et al. 2024).
     "grpo": LearnerConfig(baseline="group", clip=0.2, kl_in="loss", reduction="token"),
+    # GRPO without its two biases, the deviation and the lengths (Liu et al. 2025, arXiv 2503.20783;
+    # they divide the sum by a constant length, which changes the scale alone).
+    "dr-grpo": LearnerConfig(baseline="group-centred", clip=0.2, kl_in="loss"),
+    # The upper clip is wider, and groups whose scores are equal are drawn anew (Yu et al. 2025,
+    # arXiv 2503.14476; they leave the KL out: kl_coef 0).
+    "dapo": LearnerConfig(
+        baseline="group", clip=0.2, clip_high=0.28, kl_in="loss", reduction="token", minibatches=4
+    ),
+    # One ratio per completion (Zheng et al. 2025, arXiv 2507.18071).
+    "gspo": LearnerConfig(
+        baseline="group",
+        ratio="sequence",
+        clip=3e-4,
+        clip_high=4e-4,
+        kl_in="loss",
+        reduction="row",
+        minibatches=4,
+    ),
+    # Clipped ratios weight the log-probabilities (MiniMax-M1 2025, arXiv 2506.13585; the upper
+    # limit of 5 is usual since ScaleRL, Khatri et al. 2025, arXiv 2510.13786).
+    "cispo": LearnerConfig(
+        baseline="group",
+        clip=1.0,
+        clip_high=4.0,
+        clip_weights=True,
+        kl_in="loss",
+        reduction="token",
+        minibatches=4,
+    ),
 }
 
 SYNONYMS = {  # names from other libraries
@@ -122,6 +174,9 @@ SYNONYMS = {  # names from other libraries
     "clip_range": ["clip"],
     "cliprange": ["clip"],
     "n_epochs": ["epochs"],
+    "epsilon": ["clip"],
+    "epsilon_high": ["clip_high"],
+    "importance_sampling_level": ["ratio"],
 }
 
 

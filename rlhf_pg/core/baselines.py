@@ -2,6 +2,10 @@
 
 `scores` are (N, K): K samples of each of N prompts. A baseline that does not depend on the sample
 it is subtracted from leaves the expected gradient unchanged (Williams 1992).
+
+`scored` (N, K) is False where a sample has no score (its reward does not apply). Such a sample
+counts in no mean or deviation and has advantage 0, whatever its entry in `scores`; so have all
+samples of a prompt with fewer than two scores.
 """
 
 from typing import Any
@@ -9,30 +13,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf_pg.core.masked import Reduce, alone
+from rlhf_pg.core.masked import Reduce, alone, masked_mean, zero_padding
 
 
-def batch_mean(scores: Tensor) -> Tensor:
+def batch_mean(scores: Tensor, scored: Tensor | None = None) -> Tensor:
     """Scores minus the mean of all scores, (N, K).
 
     The mean includes the sample itself, which scales the expected gradient by (NK-1)/NK; its
     direction stays if all samples come from one prompt.
     """
-    return scores - scores.mean()
+    scored = torch.ones_like(scores) if scored is None else scored
+    return zero_padding(scores - masked_mean(scores, scored), scored)
 
 
-def leave_one_out(scores: Tensor) -> Tensor:
+def leave_one_out(scores: Tensor, scored: Tensor | None = None) -> Tensor:
     """Each score minus the mean of the other K-1 of its prompt, (N, K); unbiased.
 
     Equals K/(K-1) * (score - mean) (Kool et al. 2019; RLOO, Ahmadian et al. 2024, eq. 8).
     Raises ValueError for K < 2.
     """
-    k = _samples_per_prompt(scores, "leave_one_out")
-    return (scores - scores.mean(dim=1, keepdim=True)) * (k / (k - 1))
+    centred, count = _centred(scores, scored, "leave_one_out")
+    return centred * (count / (count - 1).clamp(min=1))
 
 
 def group_normalise(
-    scores: Tensor, scale: bool = True, population: bool = False, eps: float = 1e-4
+    scores: Tensor,
+    scale: bool = True,
+    population: bool = False,
+    eps: float = 1e-4,
+    scored: Tensor | None = None,
 ) -> Tensor:
     """Scores minus their prompt's mean, divided by its standard deviation + eps, (N, K).
 
@@ -40,12 +49,15 @@ def group_normalise(
     it weights prompts by 1/std, which is not the policy gradient; `scale=False` does not divide
     (Dr. GRPO, Liu et al. 2025). Raises ValueError for K < 2.
     """
-    _samples_per_prompt(scores, "group_normalise")
-    centred = scores - scores.mean(dim=1, keepdim=True)
+    centred, count = _centred(scores, scored, "group_normalise")
     if not scale:
         return centred
-    std = scores.std(dim=1, keepdim=True, correction=0 if population else 1)
-    return centred / (std + eps)
+    correction = 0 if population else 1
+    squares = (centred**2).sum(dim=1, keepdim=True)
+    std = (squares / (count - correction).clamp(min=1)).sqrt()
+    # Where all samples have scores torch's own, which may differ in the last bit.
+    whole = scores.to(centred.dtype).std(dim=1, keepdim=True, correction=correction)
+    return centred / (torch.where(count == scores.shape[1], whole, std) + eps)
 
 
 def optimal_constant(scores: Tensor, squared_norms: Tensor, reduce: Reduce = alone) -> Tensor:
@@ -83,10 +95,17 @@ class MovingAverage:
         self.total, self.weight = state["total"], state["weight"]
 
 
-def _samples_per_prompt(scores: Tensor, name: str) -> int:
+def _centred(scores: Tensor, scored: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
+    """Scores minus their prompt's mean (N, K), and each prompt's number of scores (N, 1)."""
     if scores.ndim != 2 or scores.shape[1] < 2:
         raise ValueError(
             f"{name} needs scores of shape (N, K) with K >= 2 samples of each prompt, "
             f"not {tuple(scores.shape)}; raise samples_per_prompt"
         )
-    return scores.shape[1]
+    if not scores.is_floating_point():
+        scores = scores.to(torch.get_default_dtype())
+    if scored is None:
+        scored = torch.ones_like(scores)
+    scores, count = zero_padding(scores, scored), scored.to(scores.dtype).sum(1, keepdim=True)
+    centred = scores - scores.sum(dim=1, keepdim=True) / count.clamp(min=1)
+    return zero_padding(centred, scored.bool() & (count > 1)), count

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rlhf_pg.core.advantages import estimate_advantages
 from rlhf_pg.core.algorithms import LearnerConfig
-from rlhf_pg.core.losses import policy_gradient_loss, ppo_clip_loss
+from rlhf_pg.core.losses import policy_loss
 from rlhf_pg.core.rollout import Policy, Rollout
 
 
@@ -25,15 +25,10 @@ def step_weights(
     """w (B, T), 0 on padding: minus the derivative of the policy's loss by its log-probabilities.
 
     `logprobs` (B, T) are those of the current policy, by default of the one that sampled. The loss
-    is PPO's if the configuration clips, else the policy gradient's, in its reduction.
+    is the configuration's (see `losses.policy_loss`).
     """
     now = (rollout.logprobs if logprobs is None else logprobs).detach().clone().requires_grad_()
-    if config.clip is None:
-        loss = policy_gradient_loss(now, advantages, rollout.mask, config.reduction)
-    else:
-        loss = ppo_clip_loss(
-            now, rollout.logprobs, advantages, rollout.mask, config.clip, config.reduction
-        )
+    loss = policy_loss(now, rollout.logprobs, advantages, rollout.mask, config)
     return -torch.autograd.grad(loss, now)[0]
 
 

@@ -7,6 +7,7 @@ Gradients are summed over processes after the backward pass, with denominators t
 of all processes: two processes with half the rows each take the same step as one with all rows.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -49,32 +50,48 @@ class Learner:
     def __init__(
         self, policy: Policy, config: LearnerConfig, accelerator: Any = None, optimizer: Any = None
     ) -> None:
-        """`optimizer` replaces `adam(parameters, config)` (a3c shares one among processes)."""
+        """`optimizer` replaces `adam(parameters, config)` (a3c shares one among processes).
+
+        Raises ValueError for variants of a clip without `clip`.
+        """
+        if config.clip is None and (
+            config.clip_high or config.dual_clip or config.clip_weights or config.ratio != "token"
+        ):
+            raise ValueError("clip_high, dual_clip, clip_weights and ratio need a clip: set it too")
         self.policy, self.config, self.accelerator = policy, config, accelerator
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
         self.optimizer = optimizer or adam(self.parameters, config)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.average = baselines.MovingAverage()
         self.updates = 0
+        self.skipped = 0  # steps skipped in a row until now
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """All epochs and minibatches of one rollout. Returns the mean of each metric over steps.
 
-        Raises FloatingPointError before any step if the rollout has a NaN or infinity in a real
-        step (the row is named), and instead of a step whose gradient is not finite.
+        Rows without any real step are left out; a rollout of such rows changes nothing and has no
+        metrics. A step whose gradient is NaN or infinite is skipped and counted; its own metrics
+        that are not finite are left out of the means. Raises FloatingPointError after more than
+        `max_skipped_steps` of these in a row, and before any step if the rollout has a NaN or
+        infinity in a real step (the row is named).
         """
         config = self.config
         _check_finite(rollout)
+        if not self._reduce(rollout.mask.sum()):
+            return {}
         advantages, targets = estimate_advantages(rollout, config, self.average.value, self._reduce)
         constant = self._next_constant(rollout, targets)
         self._set_learning_rate()
         seen: dict[str, list[float]] = defaultdict(list)
         stopped = False
         for _ in range(config.epochs):
-            for rows in self._minibatches(len(rollout)):
+            for rows in self._minibatches(rollout.mask.bool().any(1).cpu()):
                 step = self._step(rollout[rows], advantages[rows], targets[rows])
+                if not step:
+                    continue
                 for name, value in step.items():
-                    seen[name].append(value)
+                    if math.isfinite(value):
+                        seen[name].append(value)
                 stopped = config.target_kl is not None and (
                     step["update_kl"] > 1.5 * config.target_kl
                 )
@@ -91,7 +108,7 @@ class Learner:
         """This rollout's value for the constant baseline of later ones; None if there is none."""
         scores = targets[:, 0]
         if self.config.baseline == "moving-average":
-            return masked_mean(scores, torch.ones_like(scores), self._reduce)
+            return masked_mean(scores, rollout.mask.bool().any(1), self._reduce)
         if self.config.baseline == "optimal":
             norms = torch.stack(
                 [self._squared_norm(rollout[i : i + 1]) for i in range(len(scores))]
@@ -106,12 +123,17 @@ class Learner:
         return torch.stack([(g**2).sum() for g in gradients if g is not None]).sum()
 
     def _step(self, rollout: Rollout, advantages: Tensor, targets: Tensor) -> dict[str, float]:
-        """One gradient step, accumulated over micro-batches and summed over processes."""
+        """One gradient step, accumulated over micro-batches and summed over processes.
+
+        No step and no metrics if no process has a real step.
+        """
         size = self.config.micro_rows or len(rollout)
         whole = {
             reduction: self._reduce(losses.denominator(rollout.mask, reduction))
             for reduction in (self.config.reduction, "token")
         }
+        if not whole["token"]:
+            return {}
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
         for start in range(0, len(rollout), size):
@@ -132,7 +154,7 @@ class Learner:
                 share = mean * part["token"] / whole["token"].clamp(min=1)
                 totals[name] = totals.get(name, 0.0) + share
         metrics = {name: float(self._reduce(value)) for name, value in totals.items()}
-        metrics["grad_norm"] = self._apply_gradient()
+        metrics["grad_norm"], metrics["skipped_steps"] = self._apply_gradient()
         return metrics
 
     def _losses(
@@ -141,14 +163,7 @@ class Learner:
         """Terms of the loss as (value, weight, reduction), and means over tokens for the log."""
         config, mask = self.config, rollout.mask
         new = self.policy.evaluate(rollout)
-        if config.clip is None:
-            policy_loss = losses.policy_gradient_loss(
-                new.logprobs, advantages, mask, config.reduction
-            )
-        else:
-            policy_loss = losses.ppo_clip_loss(
-                new.logprobs, rollout.logprobs, advantages, mask, config.clip, config.reduction
-            )
+        policy_loss = losses.policy_loss(new.logprobs, rollout.logprobs, advantages, mask, config)
         entropy = losses.entropy_loss(new.entropies, mask)
         acting = 0.0 if self.updates < config.critic_warmup else 1.0
         terms: dict[str, tuple[Tensor, float, Reduction]] = {
@@ -171,8 +186,18 @@ class Learner:
                 "ratio_drift": masked_mean(drift, mask),
             }
             if config.clip is not None:
-                means["clip_fraction"] = masked_mean((drift > config.clip).float(), mask)
+                means["clip_fraction"] = masked_mean(self._clipped(new, rollout), mask)
         return terms, means
+
+    def _clipped(self, new: Evaluation, rollout: Rollout) -> Tensor:
+        """1.0 where a ratio has left the clip range, (B, T)."""
+        config = self.config
+        low = config.clip or 0.0
+        high = low if config.clip_high is None else config.clip_high
+        change = -1 + losses.importance_ratio(
+            new.logprobs, rollout.logprobs, rollout.mask, config.ratio
+        )
+        return ((change > high) | (change < -low)).float()
 
     def _kl_loss(self, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
         """k2 of whole episodes, whose gradient is exact: early tokens influence later ones.
@@ -186,8 +211,11 @@ class Learner:
         whole = kl.k2(total, ref_total) / lengths
         return losses.aggregate(whole.expand_as(logprobs), mask, self.config.reduction)
 
-    def _apply_gradient(self) -> float:
-        """Sum the gradient over processes, clip it, step. Returns its norm before clipping."""
+    def _apply_gradient(self) -> tuple[float, float]:
+        """Sum the gradient over processes, clip it, step unless it is NaN or infinite.
+
+        Returns its norm before clipping, and 1 if the step was skipped, else 0.
+        """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if self.accelerator is not None and self.accelerator.num_processes > 1:
             # Shares already add to one over all processes: a sum, not a mean. All in one message.
@@ -198,19 +226,30 @@ class Learner:
                 gradient.copy_(part.view_as(gradient))
         limit = self.config.max_grad_norm or float("inf")
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
-        if norm != norm or norm == float("inf"):
-            self.optimizer.zero_grad(set_to_none=True)
+        if math.isfinite(norm):
+            self.optimizer.step()
+            self.skipped = 0
+            return norm, 0.0
+        # The norm is that of the summed gradient, so all processes skip the step.
+        self.optimizer.zero_grad(set_to_none=True)
+        self.skipped += 1
+        if self.skipped > self.config.max_skipped_steps:
             raise FloatingPointError(
-                f"the gradient's norm is {norm} in update {self.updates}; no step was taken. "
-                "Lower the learning rate, or look for extreme rewards"
+                f"the gradient's norm was not finite in {self.skipped} steps in a row, the last "
+                f"in update {self.updates} ({norm}); none was taken. Lower the learner's lr "
+                f"({self.config.lr:g}), or look for extreme rewards"
             )
-        self.optimizer.step()
-        return norm
+        return norm, 1.0
 
-    def _minibatches(self, rows: int) -> Iterator[Tensor]:
-        """Rows in a new random order, in `minibatches` parts."""
-        order = torch.randperm(rows, generator=self.generator)
-        yield from order.tensor_split(min(self.config.minibatches, rows))
+    def _minibatches(self, real: Tensor) -> Iterator[Tensor]:
+        """The rows that are `real` (B,) in a new random order, in `minibatches` parts.
+
+        Every process has as many parts: an empty one becomes a row that is not real.
+        """
+        rows = real.nonzero().squeeze(1)
+        order = rows[torch.randperm(len(rows), generator=self.generator)]
+        for part in order.tensor_split(min(self.config.minibatches, len(real))):
+            yield part if len(part) else (~real).nonzero()[0]
 
     def _set_learning_rate(self) -> None:
         over = self.config.lr_decay_updates
@@ -227,16 +266,19 @@ class Learner:
         self, rollout: Rollout, advantages: Tensor, targets: Tensor, seen: dict[str, list[float]]
     ) -> dict[str, float]:
         mean = {name: sum(values) / len(values) for name, values in seen.items()}
-        entropy = -mean.pop("entropy_loss")
+        skipped = seen["skipped_steps"]
         metrics = {
             **mean,
-            "entropy": entropy,
-            # No step was taken before the first minibatch: any drift there is a scoring error.
-            "first_ratio_drift": seen["ratio_drift"][0],
             "advantage_std": float(masked_var(advantages, rollout.mask, self._reduce).sqrt()),
             "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
-            "gradient_steps": float(len(seen["policy_loss"])),
+            "gradient_steps": len(skipped) - sum(skipped),
+            "skipped_steps": sum(skipped),
         }
+        if "entropy_loss" in mean:
+            metrics["entropy"] = -metrics.pop("entropy_loss")
+        if "ratio_drift" in mean:
+            # No step was taken before the first minibatch: any drift there is a scoring error.
+            metrics["first_ratio_drift"] = seen["ratio_drift"][0]
         if self.config.baseline == "critic":
             residual = masked_var(targets - rollout.values.detach(), rollout.mask, self._reduce)
             spread = masked_var(targets, rollout.mask, self._reduce)
@@ -250,6 +292,7 @@ class Learner:
             "generator": self.generator.get_state(),
             "average": self.average.state_dict(),
             "updates": self.updates,
+            "skipped": self.skipped,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -257,6 +300,7 @@ class Learner:
         self.generator.set_state(state["generator"])
         self.average.load_state_dict(state["average"])
         self.updates = state["updates"]
+        self.skipped = state.get("skipped", 0)  # older checkpoints have none
 
 
 def _check_finite(rollout: Rollout) -> None:

@@ -19,6 +19,8 @@ Critic = Literal["shared", "detached", "separate", "none"]
 Device = Literal["auto", "cpu"]
 Tracker = Literal["tensorboard", "trackio"]
 
+PYTHON_REWARD = "Python: "  # begins the reward of a run that was given a function, in its config
+
 OF_ALGORITHM = LearnerConfig()  # stands for a learner that is not given
 
 
@@ -28,15 +30,17 @@ class TrainConfig(Options):
 
     algorithm: str = "ppo"
     """Named preset of the learner's options: reinforce, reinforce-baseline, actor-critic, a2c, ppo,
-    rloo or grpo."""
+    rloo, grpo, dr-grpo, dapo, gspo or cispo."""
     model: str = "runs/base"
     """Initial policy: a run, a folder, or a hub name."""
     reward: str = "runs/reward"
     """Reward to maximise: a rule's name, file.py:function, a folder with a reward model, a hub name
     of a classifier (name#label), or a weighted sum of them: "runs/reward + 0.1*length"."""
     data: str = FILM_NOTES
-    """Prompts: a file, folder or hub name with a `prompt` column; other columns reach the
-    reward."""
+    """Prompts: a file, folder or hub name with a `prompt` column, a file of pairs or of
+    conversations, or a txt file with a prompt a line; other columns reach the reward."""
+    columns: str | None = None
+    """Columns of the data that have other names here: "prompt=question,chosen=better"."""
     gold: str | None = None
     """Second reward, logged and never trained on; film-notes has its own."""
     reference: str | None = None
@@ -46,8 +50,8 @@ class TrainConfig(Options):
     rows: int = option(64, at_least=1)
     """Completions per rollout, over all processes; usually 32 to 512."""
     samples_per_prompt: int = option(None, at_least=1)
-    """Completions of each prompt, usually 2 to 8 for rloo and grpo. Defaults to 4 for these, and to
-    1 for the other algorithms."""
+    """Completions of each prompt, usually 2 to 8 for algorithms that compare them (rloo, grpo and
+    its variants). Defaults to 4 for these, and to 1 for the other algorithms."""
     max_new_tokens: int = option(48, at_least=1)
     """Maximum length of a completion in tokens, EOS included."""
     temperature: float = option(1.0, at_least=0.01)
@@ -67,6 +71,14 @@ class TrainConfig(Options):
     bootstrap_truncated: bool = False
     """Use V of the last state as the return still to come of a truncated completion. By default
     truncation is terminal, which is exact for this length limit."""
+    mask_truncated: bool = False
+    """Leave completions cut at the length limit out of the update and of their group's mean, in
+    place of the penalty (DAPO's overlong filtering). What the policy then maximises is the score of
+    the completions that end."""
+    dynamic_sampling: int = option(None, at_least=0)
+    """Draw groups whose scores are all equal, which teach nothing, anew from other prompts, at most
+    this many times in a rollout (DAPO); usually 0 to 10. Defaults to 3 for dapo, else to 0. Prompts
+    then count by how often their scores differ, and logged means are those of the final rollout."""
     critic: Critic = None  # type: ignore[assignment]
     """Model of the value function: a head on the policy's trunk ("shared"), on that trunk without
     passing gradients back ("detached"), a model of its own ("separate": twice the memory), or
@@ -82,6 +94,9 @@ class TrainConfig(Options):
     in float32. Sampling and scoring then round differently, by up to 0.2 nats per token on a 135M
     model, so log-probabilities are computed again by the forward pass that trains; sampling_gap in
     the log is their mean difference."""
+    reward_timeout: float | None = option(None, above=0)
+    """End the run if scoring a rollout takes longer than this many seconds, usually 60 to 600; the
+    last checkpoint stays. By default it may take any time."""
     samples_every: int = option(10, at_least=1)
     """Iterations between entries of samples.jsonl and tokens.jsonl."""
     samples_kept: int = option(4, at_least=0)
@@ -122,6 +137,8 @@ class TrainConfig(Options):
                 self.learner.epochs = 2
         if isinstance(self.learner, LearnerConfig) and self.samples_per_prompt is None:
             self.samples_per_prompt = 4 if self.learner.baseline in COMPARING else 1
+        if self.dynamic_sampling is None:
+            self.dynamic_sampling = 3 if self.algorithm == "dapo" else 0
         if isinstance(self.learner, LearnerConfig) and self.critic is None:
             self.critic = "shared" if self.learner.baseline == "critic" else "none"
         super().__post_init__()
@@ -160,6 +177,10 @@ def check(config: TrainConfig) -> None:
             f"baseline {baseline!r} compares samples of a prompt: set --samples_per_prompt to 2 "
             "or more"
         )
+    if config.dynamic_sampling and config.samples_per_prompt < 2:
+        raise ValueError(
+            "dynamic_sampling compares samples of a prompt: set --samples_per_prompt to 2 or more"
+        )
     if baseline == "critic" and config.critic == "none":
         raise ValueError(
             'baseline "critic" needs a critic: set --critic shared, or another --learner.baseline'
@@ -188,6 +209,8 @@ class FinetuneConfig(Options):
 
     data: str = FILM_NOTES
     """Text: a file, folder or hub name with a `text` column, or `prompt` and `completion`."""
+    columns: str | None = None
+    """Columns of the data that have other names here: "prompt=question,chosen=better"."""
     test: str | None = None
     """Held-out text. Defaults to the last 5 % of the data (film-notes has its own)."""
     model: str | None = None
@@ -204,7 +227,7 @@ class FinetuneConfig(Options):
     heads: int = option(4, at_least=1)
     """Attention heads of a new model; they divide the width."""
     context: int = option(128, at_least=2)
-    """Context length of a new model in tokens; longer texts are cut."""
+    """Context length of a new model in tokens; longer texts are trained on in pieces."""
     epochs: int = option(3, at_least=1, at_most=1000)
     """Passes over the text, usually 1 to 10."""
     batch_size: int = option(16, at_least=1)
@@ -226,11 +249,26 @@ class RewardConfig(Options):
     """Train a Bradley-Terry reward model on preference pairs."""
 
     data: str = FILM_NOTES
-    """Pairs: a file, folder or hub name with `prompt`, `chosen` and `rejected`."""
+    """Pairs: a file, folder or hub name with `prompt`, `chosen` and `rejected`; or completions with
+    a `label` that is true or false."""
+    columns: str | None = None
+    """Columns of the data that have other names here: "prompt=question,chosen=better"."""
     test: str | None = None
     """Held-out pairs. Defaults to a share of the data (film-notes has its own)."""
     model: str = "runs/base"
     """Language model to start from: a run, a folder, or a hub name."""
+    lora_rank: int | None = option(None, at_least=1)
+    """Train LoRA adapters of this rank and the head instead of all weights, usually 8 to 64 (extra:
+    peft). They are merged into the saved model."""
+    freeze_trunk: bool = False
+    """Train the head alone."""
+    bf16: bool = False
+    """Train in bfloat16 where the device supports it; the trained model scores in fp32."""
+    max_length: int | None = option(None, at_least=1)
+    """Maximum length of a text in tokens, usually 256 to 2,048; longer ones lose the beginning of
+    their prompt. Defaults to the model's context."""
+    device: Device = "auto"
+    """"auto" uses an accelerator if there is one; "cpu" does not."""
     curve: list[int] | None = option(None, at_least=1)
     """Also train new models on these numbers of pairs and report their accuracy: '[500, 1000]'."""
     checkpoint_every: int | None = option(None, at_least=0)
@@ -250,18 +288,21 @@ class SampleConfig(Options):
     """A run, a folder, or a hub name."""
     prompt: list[str] | str | None = None
     """A prompt, or a list of prompts: '["one", "two"]'. Defaults to prompts of the data."""
-    data: str = FILM_NOTES
-    """Source of the prompts: a file, folder or hub name with a `prompt` column."""
+    data: str | None = None
+    """Source of the prompts, as in `rlhf-pg train`. Defaults to the run's, or film-notes."""
+    columns: str | None = None
+    """Columns of the data that have other names here: "prompt=question,chosen=better"."""
     reward: str | None = None
-    """Score each completion with this reward; film-notes completions get their gold score."""
+    """Score each completion with this reward; "none" scores none. Defaults to the run's, and to the
+    gold score for film-notes."""
     count: int = option(5, at_least=1)
     """Number of prompts taken from the data."""
     samples_per_prompt: int = option(1, at_least=1)
     """Completions of each prompt."""
-    max_new_tokens: int = option(48, at_least=1)
-    """Maximum length of a completion in tokens, EOS included."""
-    temperature: float = option(1.0, at_least=0.01)
-    """Sampling temperature; below 1 likely tokens become likelier."""
+    max_new_tokens: int | None = option(None, at_least=1)
+    """Maximum length of a completion in tokens, EOS included. Defaults to the run's, or 48."""
+    temperature: float | None = option(None, at_least=0.01)
+    """Sampling temperature; below 1 likely tokens become likelier. Defaults to the run's, or 1."""
     chat: bool = False
     """Answer what you type, line by line, until Ctrl-D: as a conversation, if the tokenizer has a
     chat template. `prompt`, `data`, `reward` and the counts are then not used."""
@@ -269,6 +310,9 @@ class SampleConfig(Options):
     """Take the likeliest token each time instead of sampling."""
     seed: int = option(0, at_least=0)
     """Random seed of sampling."""
+    trust: bool = False
+    """Load the code, hub names and outside paths that the config.yaml of somebody else's run
+    names."""
 
 
 @dataclass
@@ -285,6 +329,8 @@ class EvaluateConfig(Options):
     """A second reward. Defaults to the run's own; film-notes has one."""
     data: str | None = None
     """Prompts. Defaults to the run's (film-notes: the test prompts, not the training ones)."""
+    columns: str | None = None
+    """Columns of the data that have other names here: "prompt=question,chosen=better"."""
     prompts: int = option(100, at_least=1)
     """Maximum number of prompts, spread over the data; usually 50 to 500."""
     samples_per_prompt: int = option(4, at_least=1)
@@ -323,6 +369,8 @@ class FrontierConfig(Options):
     """A second reward that is only measured; film-notes has its own."""
     data: str = FILM_NOTES
     """Prompts: a file, folder or hub name with a `prompt` column."""
+    columns: str | None = None
+    """Columns of the data that have other names here: "prompt=question,chosen=better"."""
     iterations: int = option(60, at_least=1)
     """Rollouts of each run, usually 50 to 200."""
     rows: int = option(64, at_least=1)
@@ -357,23 +405,29 @@ class LabelConfig(Options):
     """Model that writes the completions: a run, a folder, or a hub name."""
     reward: str | None = None
     """Current reward model, as in `rlhf-pg train`. Pairs whose scores differ least are shown
-    first, and its agreement with you is reported. By default pairs are random."""
-    data: str = FILM_NOTES
-    """Prompts: a file, folder or hub name with a `prompt` column."""
+    first, and its agreement with you is reported. Defaults to the run's; without one, or with
+    "none", pairs are random."""
+    data: str | None = None
+    """Prompts, as in `rlhf-pg train`. Defaults to the run's, or film-notes."""
+    columns: str | None = None
+    """Columns of the data that have other names here: "prompt=question,chosen=better"."""
     count: int = option(50, at_least=1)
     """Pairs to judge in this session, usually 20 to 200."""
     samples_per_prompt: int = option(4, at_least=2)
     """Completions of each prompt to choose a pair from, usually 2 to 8."""
-    max_new_tokens: int = option(48, at_least=1)
-    """Maximum length of a completion in tokens, EOS included."""
-    temperature: float = option(1.0, at_least=0.01)
-    """Sampling temperature, usually 0.7 to 1."""
+    max_new_tokens: int | None = option(None, at_least=1)
+    """Maximum length of a completion in tokens, EOS included. Defaults to the run's, or 48."""
+    temperature: float | None = option(None, at_least=0.01)
+    """Sampling temperature, usually 0.7 to 1. Defaults to the run's, or 1."""
     device: Device = "auto"
     """"auto" uses an accelerator if there is one; "cpu" does not."""
     seed: int = option(0, at_least=0)
     """Random seed of sampling, and of which completion stands on the left."""
     output: str = "runs/label"
     """Folder of the judgements; an existing one is continued."""
+    trust: bool = False
+    """Load the code, hub names and outside paths that the config.yaml of somebody else's run
+    names."""
 
 
 @dataclass
@@ -382,6 +436,8 @@ class DataShowConfig(Options):
 
     path: str = FILM_NOTES
     """A file, a folder, a hub name, or "film-notes"."""
+    columns: str | None = None
+    """Columns of the data that have other names here: "prompt=question,chosen=better"."""
     model: str | None = None
     """Count tokens with this model's tokenizer, and format messages with its chat template. By
     default words are counted."""

@@ -1,36 +1,47 @@
-"""Rows of text from files, folders and the hub; batches of prompts; `rlhf-pg data show`.
+"""Rows of text from files, folders and the hub; batches of prompts.
 
 A source is a file (jsonl, json, csv, parquet or txt, also .gz), a folder of such files, a folder
 that `datasets.Dataset.save_to_disk` wrote, a hub name, or "film-notes", the shipped data set.
 """
 
 import codecs
+import csv
 import gzip
-import statistics
+import json
+import random
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
-from rich.text import Text
 
+from reward_models.calling import ARGUMENTS, MESSAGES
 from reward_models.pretrained import context_length, hub_must_answer, hub_offline
-from rlhf_pg.language import models
-from rlhf_pg.language.config import FILM_NOTES, DataShowConfig
+from rlhf_pg.language.config import FILM_NOTES
+from rlhf_pg.language.conversations import (
+    Rows,
+    conversations_as_text,
+    has_conversations,
+    prompt_of,
+)
 from rlhf_pg.language.sampling import encode
-from rlhf_pg.progress import console, plain
 
 READERS = {"jsonl": "json", "json": "json", "csv": "csv", "parquet": "parquet", "txt": "text"}
 Kind = Literal["corpus", "prompts", "preferences"]
 FORMS: dict[Kind, list[list[str]]] = {  # the columns that each kind needs, preferred first
     "corpus": [["text"], ["prompt", "completion"], ["messages"]],
-    "prompts": [["prompt"]],
-    "preferences": [["prompt", "chosen", "rejected"], ["chosen", "rejected"]],
+    "prompts": [["prompt"], ["chosen", "rejected"], ["messages"]],
+    "preferences": [
+        ["prompt", "chosen", "rejected"],
+        ["chosen", "rejected"],
+        ["prompt", "completion", "label"],
+    ],
 }
-REWARD_ARGUMENTS = ("prompts", "completions", "finished")  # beside the data's columns
-Rows = dict[str, list[Any]]  # column -> values
+PART = 10_000  # prompts tokenised at once to count their tokens
+TURN = "\n\nAssistant:"  # begins an answer in conversations written as one text
 
 
 def film_notes(kind: Kind, split: Literal["train", "test"] = "train") -> str:
@@ -42,19 +53,25 @@ def film_notes(kind: Kind, split: Literal["train", "test"] = "train") -> str:
 
 
 def read(
-    source: str, kind: Kind, split: Literal["train", "test"] = "train", tokenizer: Any = None
+    source: str,
+    kind: Kind,
+    split: Literal["train", "test"] = "train",
+    tokenizer: Any = None,
+    columns: str | None = None,
 ) -> Rows:
     """The columns of a source, in the form that `kind` needs.
 
     "corpus" gives `text`; "prompts" gives `prompt` and all other columns, which are passed to the
     reward; "preferences" gives `prompt`, `chosen`, `rejected` and all other columns. The prompt of
-    a pair without one is the common beginning of its completions. Lists of messages are formatted
-    by the chat template of `tokenizer`. Raises ValueError for a missing file, no rows, columns that
-    do not fit, or a row that is not text.
+    a pair without one is the common beginning of its completions, up to the last answer. Lists of
+    messages are formatted by the chat template of `tokenizer`; as prompts, they are also kept for
+    the reward. Labelled completions become pairs (`pairs_of_labels`), the lines of a txt file
+    prompts. `columns` names columns otherwise: "prompt=input". Raises ValueError for a missing
+    file, no rows, columns that do not fit, or a row that is not text.
     """
     path = film_notes(kind, split) if source == FILM_NOTES else source
-    rows = load(path, split)
-    if kind == "prompts" and (taken := [name for name in REWARD_ARGUMENTS if name in rows]):
+    rows = renamed(load(path, split), columns, source)
+    if kind == "prompts" and (taken := [name for name in (*ARGUMENTS, MESSAGES) if name in rows]):
         raise ValueError(
             f"{source} has a column {taken[0]!r}, the name of an argument that rewards "
             "get beside the data's columns; rename the column"
@@ -62,33 +79,135 @@ def read(
     return parse(rows, kind, source, tokenizer)
 
 
+def renamed(rows: Rows, columns: str | None, source: str) -> Rows:
+    """Rows with the columns named in "new=old,..." under their new names, in place of any there.
+
+    Raises ValueError for another spelling, or a column that is not there.
+    """
+    if columns is None:
+        return rows
+    names = {}
+    for item in columns.split(","):
+        new, _, old = (part.strip() for part in item.partition("="))
+        if not (new and old):
+            raise ValueError(f"columns: {columns!r} must be like prompt=question,chosen=better")
+        if old not in rows:
+            raise ValueError(
+                f"columns: {source} has no column {old!r}, but {', '.join(map(repr, rows))}"
+            )
+        names[new] = old
+    kept = {name: x for name, x in rows.items() if name not in {*names, *names.values()}}
+    return {new: rows[old] for new, old in names.items()} | kept
+
+
 def parse(rows: Rows, kind: Kind, source: str, tokenizer: Any = None) -> Rows:
     """Loaded rows in the form that `read` gives; `source` is named in errors."""
-    columns = form_of(rows, kind)
+    columns = form_of(rows, kind, source)
     if columns is None:
         wanted = " or ".join(" + ".join(map(repr, form)) for form in FORMS[kind])
         raise ValueError(
             f"{source} has columns {', '.join(map(repr, rows))}; {kind} need {wanted}. "
-            "Rename the columns of the file"
+            f"Say which is which: --columns {FORMS[kind][0][0]}={next(iter(rows))}"
         )
-    if columns == ["messages"]:
-        rows, columns = {"text": rows["messages"]}, ["text"]
-    if _has_conversations(rows, columns):
-        rows = conversations_as_text(rows, columns, tokenizer, source)
-        columns = ["prompt", *columns] if columns == ["chosen", "rejected"] else columns
-    _check_text(rows, source, columns)
-    if columns == ["text"]:
+    where = partial(place, source)
+    rows, texts = _with_names(rows, kind, columns)
+    if has_conversations(rows, texts):
+        rows = conversations_as_text(rows, texts, tokenizer, source, where)
+        if kind != "prompts":
+            rows.pop(MESSAGES, None)
+        texts = ["prompt", *texts] if "text" not in texts and "prompt" not in texts else texts
+    _check_text(rows, source, texts)
+    if texts == ["chosen", "rejected"]:
+        rows = _with_prompts(rows)
+    if kind == "prompts":
+        _check_text(rows, source, ["prompt"])
+        return rows
+    if kind == "preferences":
+        return pairs_of_labels(rows, source) if columns[-1] == "label" else rows
+    if texts == ["text"]:
         return {"text": rows["text"]}
-    if columns == ["prompt", "completion"]:
-        texts = [p + c for p, c in zip(rows["prompt"], rows["completion"], strict=True)]
-        _check_text({"text": texts}, source, ["text"])
-        return {"text": texts}
-    return _with_prompts(rows, _common_prefix) if columns == ["chosen", "rejected"] else rows
+    whole = [p + c for p, c in zip(rows["prompt"], rows["completion"], strict=True)]
+    _check_text({"text": whole}, source, ["text"])
+    return {"text": whole}
 
 
-def form_of(rows: Rows, kind: Kind) -> list[str] | None:
+def _with_names(rows: Rows, kind: Kind, columns: list[str]) -> tuple[Rows, list[str]]:
+    """The rows, with a conversation or a line as the column it is, and the columns of text."""
+    if columns == ["messages"] and kind == "corpus":
+        return {"text": rows["messages"]}, ["text"]
+    if columns == ["messages"]:
+        messages = [prompt_of(m) if m else m for m in rows["messages"]]
+        return rows | {"prompt": messages}, ["prompt"]
+    if kind == "prompts" and columns == ["text"]:
+        return {"prompt": rows["text"]}, ["prompt"]
+    answers = [name for name in ("chosen", "rejected") if name in rows]
+    if columns == ["prompt"] and answers and has_conversations(rows, answers):
+        return rows, ["prompt", *answers]  # the prompt is the user's message, written as text
+    return rows, [name for name in columns if name != "label"]
+
+
+def pairs_of_labels(rows: Rows, source: str) -> Rows:
+    """Pairs of a completion labelled true and one labelled false, as `reward` learns from.
+
+    If P(true) = sigmoid(r), the probability that of two completions, one true and one false, the
+    first is the true one is sigmoid(r_1 - r_2): the Bradley-Terry loss on such pairs learns the
+    classifier's log-odds (conditional logistic regression). Completions of one prompt are paired
+    first; the others with any, their prompts being part of the completions. Where one label is
+    rarer, its completions are used again. Raises ValueError for labels that are not true or false,
+    or all the same.
+    """
+    labels = rows["label"]
+    for row, label in enumerate(labels):
+        if label not in (0, 1):  # True and False are
+            raise ValueError(f"{place(source, row)}: 'label' is {label!r}, not true or false")
+    by_prompt: dict[str, tuple[list[int], list[int]]] = {}
+    for row, prompt in enumerate(rows["prompt"]):
+        by_prompt.setdefault(prompt, ([], []))[0 if labels[row] else 1].append(row)
+    pairs: list[tuple[int, int]] = []
+    alone: tuple[list[int], list[int]] = ([], [])
+    for true, false in by_prompt.values():
+        if true and false:
+            pairs += _paired(true, false)
+        alone[0].extend(true if not false else [])
+        alone[1].extend(false if not true else [])
+    sides = [[row for row, label in enumerate(labels) if bool(label) == x] for x in (True, False)]
+    if not all(sides):
+        raise ValueError(f"{source}: every label is {bool(labels[0])}; give both kinds")
+    if alone[0] or alone[1]:
+        order = random.Random(0)
+        left, right = (own or all_of for own, all_of in zip(alone, sides, strict=True))
+        size = max(map(len, alone))
+        mixed = [order.sample(side, min(len(side), size)) for side in (left, right)]
+        pairs += _paired(*mixed)
+    prompts, texts = rows["prompt"], rows["completion"]
+    made: Rows = {"prompt": [], "chosen": [], "rejected": []}
+    for a, b in pairs:
+        same = prompts[a] == prompts[b]
+        made["prompt"].append(prompts[a] if same else "")
+        made["chosen"].append(texts[a] if same else prompts[a] + texts[a])
+        made["rejected"].append(texts[b] if same else prompts[b] + texts[b])
+    return made
+
+
+def _paired(first: list[int], second: list[int]) -> list[tuple[int, int]]:
+    """Pairs of the two lists; the shorter one is begun again until the longer one is used up."""
+    return [
+        (first[i % len(first)], second[i % len(second)])
+        for i in range(max(len(first), len(second)))
+    ]
+
+
+def form_of(rows: Rows, kind: Kind, source: str) -> list[str] | None:
     """The columns that make rows fit `kind`, or None if they do not fit."""
+    if kind == "prompts" and set(rows) == {"text"} and _is_txt(source):
+        return ["text"]
     return next((form for form in FORMS[kind] if set(form) <= set(rows)), None)
+
+
+def _is_txt(source: str) -> bool:
+    """Whether a source is a txt file or a folder of them, which have no names of columns."""
+    path = Path(source).expanduser()
+    return path.exists() and "text" in {reader for reader, _ in [_reader(path, source)]}
 
 
 def hold_out(rows: Rows, share: float = 0.05, most: int = 1000) -> tuple[Rows, Rows]:
@@ -137,11 +256,12 @@ def _load(source: str, split: str) -> Rows:
             return {}
         reason = error.__cause__ or error
         first = " ".join(str(reason).split())[:300] or type(reason).__name__
+        first = (_broken_line(names) if reader == "json" else "") or first
         raise ValueError(f"cannot read {source!r}: {first}") from error
     if isinstance(data, datasets.DatasetDict):
         data = data[split if split in data else next(iter(data))]
     try:
-        rows = {name: list(data[name]) for name in data.column_names}
+        rows = dict(data[:])  # at once: 30 times as fast as column by column
     except UnicodeDecodeError as error:
         raise ValueError(f"cannot read {source!r}: {error}") from error
     if reader == "text":  # a blank line of a txt file separates paragraphs; it is no row
@@ -182,26 +302,84 @@ def _reader(path: Path, source: str) -> tuple[str, list[str]]:
     return reader, names
 
 
+def _broken_line(names: list[str]) -> str:
+    """Where the first line is that is no JSON object, or has a value of another type than those
+    before, and what is wrong with it; "" for none."""
+    kinds: dict[str, str] = {}
+    for name in names:
+        for line, text in _lines(name):
+            try:
+                row = json.loads(text)
+            except ValueError as error:
+                return f"{name}, line {line} is no JSON: {error}"
+            if not isinstance(row, dict):
+                return f"{name}, line {line} is no JSON object (a row in {{}}): {text.strip()[:60]}"
+            for key, value in row.items():
+                kind = type(value).__name__
+                if value is not None and kinds.setdefault(key, kind) != kind:
+                    return f"{name}, line {line}: {key!r} is {kind}, but {kinds[key]} before"
+    return ""
+
+
+def place(source: str, row: int) -> str:
+    """Where a row (counted from 0) is: "FILE, line 7" as editors count, else "SOURCE, row 7" from
+    1."""
+    path, left = Path(source).expanduser(), row
+    try:
+        names = _reader(path, source)[1] if path.exists() else []
+        for name in names:
+            numbers = _csv_lines(name) if ".csv" in name else (line for line, _ in _lines(name))
+            for line in numbers:
+                if not left:
+                    return f"{source if len(names) == 1 else name}, line {line}"
+                left -= 1
+    except (ValueError, OSError, csv.Error):
+        pass  # a saved data set, a JSON array or a parquet file
+    return f"{source}, row {row + 1}"
+
+
+def _lines(name: str) -> Iterator[tuple[int, str]]:
+    """The lines of a jsonl or txt file that are not blank, with their numbers from 1.
+
+    Raises ValueError for a JSON array, and for a file that is not text.
+    """
+    opened: Any = gzip.open if name.endswith(".gz") else open
+    with opened(name, "rt", encoding="utf-8-sig", newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            if number == 1 and line.lstrip().startswith("[") and ".json" in name:
+                raise ValueError(f"{name} is a JSON array")
+            if line.strip():
+                yield number, line
+
+
+def _csv_lines(name: str) -> Iterator[int]:
+    """The number of the first line of every row of a csv file after its header."""
+    opened: Any = gzip.open if name.endswith(".gz") else open
+    with opened(name, "rt", encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        next(reader, None)
+        before = reader.line_num
+        for cells in reader:
+            if cells:
+                yield before + 1
+            before = reader.line_num
+
+
 def _check_text(rows: Rows, source: str, columns: list[str]) -> None:
     """Raise ValueError for a value that is not text, or empty text in a single column."""
     for name in columns:
         for row, value in enumerate(rows[name]):
             if not isinstance(value, str):
-                raise ValueError(
-                    f"{source}, row {row}: {name!r} is {type(value).__name__}, not text"
-                )
+                kind = "missing" if value is None else f"{type(value).__name__}, not text"
+                raise ValueError(f"{place(source, row)}: {name!r} is {kind}")
             if not value.strip() and len(columns) == 1:
-                raise ValueError(f"{source}, row {row}: {name!r} is empty")
+                raise ValueError(f"{place(source, row)}: {name!r} is empty")
 
 
-def _has_conversations(rows: Rows, columns: list[str]) -> bool:
-    return any(is_conversation(rows[name][0]) for name in columns)
-
-
-def _with_prompts(rows: Rows, common: Callable[[Any, Any], int]) -> Rows:
-    """Move the common beginning of chosen and rejected, `common(a, b)` long, to a prompt."""
+def _with_prompts(rows: Rows) -> Rows:
+    """Move the common beginning of chosen and rejected to a prompt."""
     pairs = list(zip(rows["chosen"], rows["rejected"], strict=True))
-    lengths = [common(a, b) for a, b in pairs]
+    lengths = [_common_prefix(a, b) for a, b in pairs]
     return rows | {
         "prompt": [a[:n] for n, (a, _) in zip(lengths, pairs, strict=True)],
         "chosen": [a[n:] for n, (a, _) in zip(lengths, pairs, strict=True)],
@@ -210,10 +388,12 @@ def _with_prompts(rows: Rows, common: Callable[[Any, Any], int]) -> Rows:
 
 
 def _common_prefix(a: str, b: str) -> int:
-    """Length of the longest common beginning, up to the end of a word."""
+    """Length of the longest common beginning, up to the last answer or else the end of a word."""
     same = 0
     while same < min(len(a), len(b)) and a[same] == b[same]:
         same += 1
+    if (turn := a[:same].rfind(TURN)) >= 0:
+        return turn + len(TURN)
     return a[:same].rfind(" ") if " " in a[:same] else 0
 
 
@@ -243,22 +423,30 @@ class PromptBatches:
         return self
 
     def __next__(self) -> Rows:
-        while len(self.queue) < self.prompts:
+        return self.draw(self.prompts)
+
+    def draw(self, prompts: int) -> Rows:
+        """This process's share of the next `prompts` prompts, over all processes."""
+        while len(self.queue) < prompts:
             count = len(self.rows["prompt"])
             self.queue += torch.randperm(count, generator=self.generator).tolist()
-        batch, self.queue = self.queue[: self.prompts], self.queue[self.prompts :]
-        start = self.rank * self.prompts // self.processes
-        stop = (self.rank + 1) * self.prompts // self.processes
+        batch = self.queue[:prompts]
+        del self.queue[:prompts]
+        start = self.rank * prompts // self.processes
+        stop = (self.rank + 1) * prompts // self.processes
         return repeated(self.rows, batch[start:stop], self.samples_per_prompt)
 
     def state_dict(self) -> dict[str, Any]:
         """The order of prompts still to come."""
-        return {"generator": self.generator.get_state(), "queue": list(self.queue)}
+        return {
+            "generator": self.generator.get_state(),
+            "queue": torch.tensor(self.queue, dtype=torch.long),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
         self.generator.set_state(state["generator"])
-        self.queue = list(state["queue"])
+        self.queue = torch.as_tensor(state["queue"]).tolist()
 
 
 def repeated(rows: Rows, chosen: Iterable[int], samples_per_prompt: int = 1) -> Rows:
@@ -280,7 +468,8 @@ def check_prompt_lengths(
     """Raise ValueError if a prompt is empty, or too long for the model's context with its
     completion."""
     limit = context_length(model)
-    lengths = [len(ids) for ids in encode(tokenizer, prompts)]
+    parts = (prompts[i : i + PART] for i in range(0, len(prompts), PART))  # to limit memory
+    lengths = [len(ids) for part in parts for ids in encode(tokenizer, part)]
     longest = max(range(len(lengths)), key=lengths.__getitem__)
     if limit is not None and lengths[longest] + max_new_tokens > limit:
         raise ValueError(
@@ -290,156 +479,3 @@ def check_prompt_lengths(
         )
     if not all(lengths):
         raise ValueError(f"prompt {lengths.index(0)} has no tokens: {prompts[lengths.index(0)]!r}")
-
-
-# Conversations: lists of messages become text through the tokenizer's chat template.
-
-
-def is_conversation(value: Any) -> bool:
-    """Whether a value is a list of messages: [{"role": ..., "content": ...}, ...]."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in value)
-    )
-
-
-def conversations_as_text(rows: Rows, columns: list[str], tokenizer: Any, source: str) -> Rows:
-    """The rows with the messages of `columns` as text; other columns stay.
-
-    A prompt ends where the assistant's turn begins. A completion holds only what it adds, without
-    the EOS, which is an action of its own. Pairs without a prompt share the messages that both
-    begin with. Raises ValueError without a chat template, or for a row that is no conversation.
-    """
-    if getattr(tokenizer, "chat_template", None) is None:
-        raise ValueError(
-            f"{source} holds lists of messages, but there is no chat template to format them: use "
-            "a model whose tokenizer has one, or plain text"
-        )
-    for name in columns:
-        for row, value in enumerate(rows[name]):
-            if not is_conversation(value):
-                raise ValueError(
-                    f"{source}, row {row}: {name!r} is no list of messages, as in other rows; a "
-                    "message has a role and a content"
-                )
-    if columns == ["chosen", "rejected"]:
-        rows = _with_prompts(rows, _common_messages)
-    as_text = dict(rows)
-    if "prompt" not in rows:
-        as_text["text"] = [_formatted(tokenizer, messages) for messages in rows["text"]]
-        return as_text
-    as_text["prompt"] = [_formatted(tokenizer, prompt, True) for prompt in rows["prompt"]]
-    for name in {"completion", "chosen", "rejected"} & set(rows):
-        as_text[name] = []
-        for row, (prompt, answer) in enumerate(zip(rows["prompt"], rows[name], strict=True)):
-            head, whole = as_text["prompt"][row], _formatted(tokenizer, prompt + answer)
-            if not whole.startswith(head):
-                raise ValueError(
-                    f"{source}, row {row}: with this chat template, the answer does not continue "
-                    "its prompt; give plain text"
-                )
-            as_text[name].append(whole[len(head) :])
-    return as_text
-
-
-def _formatted(
-    tokenizer: Any, messages: list[dict[str, Any]], generation_prompt: bool = False
-) -> str:
-    """A conversation as text, without the BOS and EOS that tokenising adds again."""
-    text = str(
-        tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=generation_prompt
-        )
-    )
-    adds_bos = encode(tokenizer, ["a"])[0][0] == tokenizer.bos_token_id
-    if tokenizer.bos_token and adds_bos:
-        text = text.removeprefix(tokenizer.bos_token)
-    return text if generation_prompt else text.rstrip().removesuffix(tokenizer.eos_token)
-
-
-def _common_messages(a: list[Any], b: list[Any]) -> int:
-    """How many messages both conversations begin with; at least one is left to each."""
-    same = 0
-    while same < min(len(a), len(b)) - 1 and a[same] == b[same]:
-        same += 1
-    return same
-
-
-# `rlhf-pg data show`
-
-
-COMMANDS: dict[Kind, str] = {"corpus": "finetune", "prompts": "train", "preferences": "reward"}
-BAR, BINS, SHOWN = 30, 8, 3  # characters of a bar, bars, example rows
-
-
-def show(config: DataShowConfig) -> None:
-    """Print a source's form, its counts, the lengths of its texts, and three rows."""
-    tokenizer = models.load(config.model)[1] if config.model else None
-    if config.path != FILM_NOTES:
-        describe(config.path, load(config.path, config.split), tokenizer)
-        return
-    for kind in get_args(Kind):
-        rows = load(film_notes(kind, config.split), config.split)
-        describe(f"{config.path}, {kind}", rows, tokenizer)
-        console.print()
-
-
-def describe(source: str, rows: Rows, tokenizer: Any = None) -> None:
-    """Print the columns and which commands can read them, lengths, and the first rows."""
-    count = len(next(iter(rows.values())))
-    console.print(Text(f"{plain(source)}: {count:,} {'row' if count == 1 else 'rows'}", "bold"))
-    forms = {kind: form for kind in COMMANDS if (form := form_of(rows, kind))}
-    for kind, form in forms.items():
-        note = ", lists of messages" if _has_conversations(rows, form) else ""
-        if kind == "preferences" and "prompt" not in form:
-            note += ", the prompt is what both begin with"
-        columns = plain(" + ".join(form))
-        console.print(f"  {kind} ({columns}{note}): for rlhf-pg {COMMANDS[kind]}", markup=False)
-    used = {name for form in forms.values() for name in form}
-    if not forms:
-        console.print("  suits no command: it needs text, prompt, or chosen and rejected")
-    for name in [name for name in rows if name not in used]:
-        console.print(f"  {plain(name)}: passed to the reward beside the prompt", markup=False)
-    if forms:
-        # Show the rows as the richest form that fits reads them.
-        kind = max(forms, key=lambda kind: (len(forms[kind]), kind == "prompts"))
-        if tokenizer is not None or not _has_conversations(rows, forms[kind]):
-            rows = parse(rows, kind, source, tokenizer)
-    for name, values in rows.items():
-        if name in used | {"text", "prompt"}:
-            _print_lengths(name, [value for value in values if isinstance(value, str)], tokenizer)
-    for row in range(min(SHOWN, count)):
-        console.print(Text(f"row {row}", "bold"))
-        for name, values in rows.items():
-            console.print(Text.assemble((f"  {plain(name)}: ", "dim"), repr(values[row])[:400]))
-
-
-def _print_lengths(name: str, texts: list[str], tokenizer: Any) -> None:
-    """A histogram of the texts' lengths in tokens, or in words without a tokenizer."""
-    if not texts:
-        return
-    if tokenizer is None:
-        unit, lengths = "words", [len(text.split()) for text in texts]
-    else:
-        unit, lengths = "tokens", [len(ids) for ids in encode(tokenizer, texts)]
-    mean, middle = statistics.fmean(lengths), statistics.median(lengths)
-    console.print(
-        f"{unit} of {plain(name)}: mean {mean:.1f}, median {middle:g}, "
-        f"{min(lengths)} to {max(lengths)}",
-        markup=False,
-    )
-    counts = bins(lengths, BINS)
-    most = max(number for _, _, number in counts)
-    for low, high, number in counts:
-        bar = "█" * round(BAR * number / most) or ("▏" if number else "")
-        label = f"{low}" if low == high else f"{low}-{high}"
-        console.print(f"  {label:>11}  {bar:<{BAR}} {number:,}", markup=False)
-
-
-def bins(lengths: list[int], most: int) -> list[tuple[int, int, int]]:
-    """(least, greatest, count) of at most `most` ranges of equal width that cover all lengths."""
-    low, high = min(lengths), max(lengths)
-    width = -(-(high - low + 1) // most)
-    edges = range(low, high + 1, width)
-    return [(a, a + width - 1, sum(a <= x < a + width for x in lengths)) for a in edges]

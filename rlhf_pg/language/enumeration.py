@@ -14,7 +14,7 @@ from torch import Tensor
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.language import data
 from rlhf_pg.language.policy import LanguagePolicy
-from rlhf_pg.language.rollout import Reward, reference_logprobs, score_completions
+from rlhf_pg.language.rollout import Reward, reference_logprobs, required_scores
 from rlhf_pg.language.sampling import Completions, completion_texts, encode, pad_left, pad_right
 
 MOST = 20_000  # completions of all prompts together
@@ -52,7 +52,7 @@ def optima(
     for i, prompt in enumerate(columns["prompt"]):
         completions = every_completion(reference, tokenizer, prompt, max_new_tokens)
         same = {name: [values[i]] * len(completions.texts) for name, values in columns.items()}
-        scores = score_completions(reward, completions, same)[0].double()
+        scores = required_scores(reward, completions, same).double()
         logp = (
             zero_padding(reference_logprobs(reference, completions), completions.mask)
             .double()

@@ -20,12 +20,14 @@ from rich.text import Text
 from torch import Tensor
 
 from reward_models.files import saved_text
+from reward_models.guard import time_limit
 from reward_models.loading import load_reward
 from reward_models.pretrained import limit_threads
 from reward_models.rules import FILM_NOTES_GOLD
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.language import data, models
 from rlhf_pg.language.config import FILM_NOTES, EvaluateConfig, train_config
+from rlhf_pg.language.loaded import RUN_OPTIONS, remembered, run_folder
 from rlhf_pg.language.policy import LanguagePolicy, Reference
 from rlhf_pg.language.rollout import (
     Reward,
@@ -38,7 +40,6 @@ from rlhf_pg.language.rollout import (
 from rlhf_pg.language.sampling import sample
 from rlhf_pg.memory import check_fits
 from rlhf_pg.progress import Progress, console
-from rlhf_pg.runs import options_of
 from rlhf_pg.trust import check
 
 MEASURES = {  # rows of the table, in this order
@@ -67,6 +68,7 @@ class Bench:
     columns: data.Rows
     rewards: dict[str, Reward]  # by name: "score", "gold"
     max_new_tokens: int
+    reward_timeout: float | None = None  # seconds
 
     def measure(
         self, policy: LanguagePolicy, samples: int, seed: int, title: str
@@ -82,12 +84,20 @@ class Bench:
         """For n = 1, 2, 4, ... `most`: KL, its upper bound, and the mean of each reward.
 
         The best is the one of highest `chosen_by`. `most` samples of each prompt are drawn, or
-        more if there are few prompts.
+        more if there are few prompts. Prompts with a sample without a score are left out; raises
+        ValueError if that leaves none.
         """
         samples = _pool_size(most, self.columns)
         pool = self.measure(policy, samples, seed, f"best of {most}")[1]
         scores = score_table(pool, chosen_by, samples)
         values = {name: score_table(pool, name, samples) for name in self.rewards}
+        whole = ~torch.stack([x.isnan().any(1) for x in values.values()]).any(0)
+        if not whole.any():
+            raise ValueError(
+                "best-of-n needs the scores of all samples of a prompt, and no prompt has them (a "
+                "reward gave None): set --best_of 0"
+            )
+        scores, values = scores[whole], {name: x[whole] for name, x in values.items()}
         return [
             {
                 "n": n,
@@ -127,10 +137,11 @@ def evaluate(
         completions = sample(
             policy, bench.tokenizer, part["prompt"], bench.max_new_tokens, generator
         )
-        scores = {
-            name: score_completions(reward, completions, part)[0]
-            for name, reward in bench.rewards.items()
-        }
+        with time_limit(bench.reward_timeout, "--reward_timeout"):
+            scores = {
+                name: score_completions(reward, completions, part)[0]
+                for name, reward in bench.rewards.items()
+            }
         ref_logprobs = reference_logprobs(bench.reference, completions)
         kl = kl_per_token(completions, ref_logprobs).sum(1)
         rows += completion_rows(completions, {**scores, "kl": kl})
@@ -178,13 +189,15 @@ def _grams(text: str, n: int) -> list[tuple[str, ...]]:
 
 
 def _mean(values: Any) -> float:
-    numbers = [float(value) for value in values]
+    """The mean of the values that are not None (no score)."""
+    numbers = [float(value) for value in values if value is not None]
     return sum(numbers) / len(numbers) if numbers else 0.0
 
 
 def score_table(rows: list[dict[str, Any]], name: str, samples: int) -> Tensor:
-    """One reward of the rows as (P, samples), float64."""
-    return torch.tensor([row[name] for row in rows], dtype=torch.float64).reshape(-1, samples)
+    """One reward of the rows as (P, samples), float64; NaN where there is no score."""
+    scores = [math.nan if row[name] is None else row[name] for row in rows]
+    return torch.tensor(scores, dtype=torch.float64).reshape(-1, samples)
 
 
 # Best-of-n: sample n completions of a prompt and keep the one with the highest score. It needs no
@@ -287,15 +300,20 @@ class WinRate:
 def win_rate(ours: Tensor, theirs: Tensor) -> WinRate:
     """P(our completion scores higher than theirs), from scores (P, K) and (P, L) of P prompts.
 
-    Paired by prompt: all K x L pairs of a prompt are compared, and a tie counts half. The interval
+    Paired by prompt: all K x L pairs of a prompt are compared, and a tie counts half. Pairs with a
+    NaN (no score) are left out, as are prompts without any other pair. The interval
     is Wilson's (1927) with the prompts as trials, since completions of one prompt are not
     independent. Ties and several samples lower the variance of a prompt's share, so the interval
     is conservative.
     """
     difference = ours[:, :, None] - theirs[:, None, :]
     wins = (difference > 0).double() + 0.5 * (difference == 0).double()
-    rate = float(wins.mean((1, 2)).mean())
-    return WinRate(rate, *wilson(rate, len(ours)), prompts=len(ours))
+    compared = (~difference.isnan()).double().sum((1, 2))
+    shares = (wins.sum((1, 2)) / compared)[compared > 0]
+    if not len(shares):
+        return WinRate(0.5, 0.0, 1.0, 0)
+    rate = float(shares.mean())
+    return WinRate(rate, *wilson(rate, len(shares)), prompts=len(shares))
 
 
 def wilson(rate: float, trials: int, z: float = 1.96) -> tuple[float, float]:
@@ -314,26 +332,22 @@ def with_run_options(config: EvaluateConfig) -> EvaluateConfig:
 
     Raises ValueError if the run is of unknown origin and names something to load.
     """
-    run = options_of(config.model)
-    own: dict[str, Any] = {}  # if it is a run of another command
-    if {"reward", "algorithm"} <= set(run):
-        own = asdict(train_config(Path(config.model)))
+    folder = run_folder(config.model)
+    own = train_config(folder) if folder else None
     given = {name: x for name, x in asdict(config).items() if x is not None}
-    kept = [Path(config.model, name) for name in ("reference", "initial")]
-    base = next((str(folder) for folder in kept if own and folder.is_dir()), None)
+    named = {name: given.get(name) for name in RUN_OPTIONS}
+    found = remembered(config.model, named, config.trust, ("reward", "gold", "data"))
+    kept = [folder / name for name in ("reference", "initial")] if folder else []
+    base = next((str(path) for path in kept if path.is_dir()), None)
     filled = {
-        "base": base or own.get("reference") or own.get("model") or config.model,
-        "reward": own.get("reward"),
-        "gold": own.get("gold"),
-        "data": own.get("data") or FILM_NOTES,
-        "max_new_tokens": own.get("max_new_tokens") or 48,
-        "temperature": own.get("temperature") or 1.0,
+        "base": base or (own and (own.reference or own.model)) or config.model,
+        "data": FILM_NOTES,
+        "max_new_tokens": 48,
+        "temperature": 1.0,
     }
-    if own:
-        named = {name: filled[name] for name in ("base", "reward", "gold", "data")}
-        named = {name: x for name, x in named.items() if name not in given}
-        check(Path(config.model), named, config.trust, flags=tuple(named))
-    return EvaluateConfig(**(asdict(config) | filled | given))
+    if folder and "base" not in given:
+        check(folder, {"base": filled["base"]}, config.trust, flags=("base",))
+    return EvaluateConfig(**(asdict(config) | filled | found | given))
 
 
 def assess(config: EvaluateConfig) -> dict[str, Any]:
@@ -377,7 +391,7 @@ def open_bench(
     device = Accelerator(cpu=config.device == "cpu").device
     model, tokenizer = models.load(config.model)
     limit_threads(model)
-    columns = data.read(config.data, "prompts", "test", tokenizer)
+    columns = data.read(config.data, "prompts", "test", tokenizer, config.columns)
     columns = data.spread(columns, config.prompts)
     data.check_prompt_lengths(model, tokenizer, columns["prompt"], config.max_new_tokens)
     samples = max(config.samples_per_prompt, _pool_size(config.best_of, columns))

@@ -37,6 +37,13 @@ def finetune(config: FinetuneConfig, resume: Path | None = None, until: int | No
     limit_threads(model)
     limit = context_length(model) or config.context
     encoded, held_out = (encode(tokenizer, texts, limit) for texts in (train, test))
+    if len(encoded) + len(held_out) > len(train) + len(test):
+        console.print(
+            f"texts longer than the context of {limit} tokens are trained on in pieces: "
+            f"{len(train):,} texts are {len(encoded):,} rows, {len(test):,} held-out texts "
+            f"{len(held_out):,}",
+            markup=False,
+        )
     trainer = NextTokenTrainer(model, encoded, held_out, config)
     if resume is not None:
         state = newest(resume)
@@ -92,9 +99,9 @@ def _check(config: FinetuneConfig) -> None:
 
 def read_corpus(config: FinetuneConfig, tokenizer: Any = None) -> tuple[list[str], list[str]]:
     """Training texts and held-out texts; `tokenizer` formats lists of messages."""
-    train = data.read(config.data, "corpus", tokenizer=tokenizer)
+    train = data.read(config.data, "corpus", "train", tokenizer, config.columns)
     if config.test is not None:
-        test = data.read(config.test, "corpus", "test", tokenizer)
+        test = data.read(config.test, "corpus", "test", tokenizer, config.columns)
     elif config.data == FILM_NOTES:
         test = data.read(FILM_NOTES, "corpus", "test")
     else:
@@ -103,8 +110,14 @@ def read_corpus(config: FinetuneConfig, tokenizer: Any = None) -> tuple[list[str
 
 
 def encode(tokenizer: Any, texts: list[str], limit: int) -> list[list[int]]:
-    """Token ids of each text and its EOS, cut at `limit` tokens (a cut text has no EOS)."""
-    return [[*row, tokenizer.eos_token_id][:limit] for row in sampling.encode(tokenizer, texts)]
+    """Token ids of each text and its EOS, in pieces of at most `limit` tokens.
+
+    A piece begins with the last token of the one before, so that every token but a text's first is
+    predicted exactly once; the last piece ends in EOS.
+    """
+    rows = [[*row, tokenizer.eos_token_id] for row in sampling.encode(tokenizer, texts)]
+    step = max(1, limit - 1)
+    return [row[i : i + limit] for row in rows for i in range(0, max(1, len(row) - 1), step)]
 
 
 class NextTokenTrainer:
@@ -121,7 +134,7 @@ class NextTokenTrainer:
         held_out: list[list[int]],
         config: FinetuneConfig,
     ) -> None:
-        self.model, self.held_out = model, held_out
+        self.model, self.held_out, self.config = model, held_out, config
         generator = torch.Generator().manual_seed(config.seed)
         epochs = [length_buckets(texts, config.batch_size, generator) for _ in range(config.epochs)]
         self.batches = [batch for epoch in epochs for batch in epoch]
@@ -139,12 +152,18 @@ class NextTokenTrainer:
 
     def next_step(self) -> dict[str, float]:
         """One gradient step. Returns what to log: the loss every ten steps, the held-out loss at
-        the end of an epoch. Raises FloatingPointError if that is not finite."""
+        the end of an epoch. Raises FloatingPointError if that is not finite, and instead of a step
+        whose gradient is not."""
         self.model.train()
         loss = next_token_loss(self.model, self.batches[self.step])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), 1.0))
+        if not math.isfinite(norm):
+            raise FloatingPointError(
+                f"the gradient's norm is {norm} in step {self.step + 1}; no step was taken. Lower "
+                f"the learning rate (--lr {self.config.lr:g})"
+            )
         self.optimizer.step()
         self.schedule.step()
         self.step += 1

@@ -99,6 +99,7 @@ def _measuring(config: FrontierConfig, model: str) -> EvaluateConfig:
         model=model,
         base=config.model,
         data=config.data,
+        columns=config.columns,
         prompts=config.prompts,
         samples_per_prompt=config.samples_per_prompt,
         best_of=config.best_of,
@@ -122,7 +123,16 @@ def _trained(
 
 def _training(config: FrontierConfig, kl_coef: float) -> TrainConfig:
     """Options of one run with this coefficient."""
-    shared = ("model", "reward", "data", "iterations", "rows", "max_new_tokens", "temperature")
+    shared = (
+        "model",
+        "reward",
+        "data",
+        "columns",
+        "iterations",
+        "rows",
+        "max_new_tokens",
+        "temperature",
+    )
     same = {name: getattr(config, name) for name in (*shared, "missing_eos_penalty", "device")}
     options = replace(
         settings.preset(config.algorithm),

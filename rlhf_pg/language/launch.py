@@ -20,6 +20,7 @@ import torch
 from torch import multiprocessing
 
 from rlhf_pg.checkpoint import Stopped
+from rlhf_pg.memory import out_of_memory
 
 START_METHOD = "spawn"  # CUDA does not survive a fork
 GRACE = 10.0  # seconds that the other processes get to end after one has failed
@@ -135,9 +136,10 @@ def _process(
     except (ValueError, OSError, FloatingPointError) as error:
         report("error", str(error) or type(error).__name__)
         sys.exit(2)
-    except Exception:
-        report("bug", traceback.format_exc())
-        sys.exit(1)
+    except Exception as error:
+        message = out_of_memory(error, "train")
+        report("error" if message else "bug", message or traceback.format_exc())
+        sys.exit(2 if message else 1)
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -1,8 +1,9 @@
 """A run or a model opened again: its policy and critic, and the reward and prompts it had."""
 
 import copy
-from collections.abc import Sequence
-from dataclasses import replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,13 @@ from reward_models.rules import FILM_NOTES_GOLD
 from rlhf_pg.core.advantages import estimate_advantages
 from rlhf_pg.core.rollout import Rollout
 from rlhf_pg.language import data, models
-from rlhf_pg.language.config import FILM_NOTES, TrainConfig, train_config, with_kept_models
+from rlhf_pg.language.config import (
+    FILM_NOTES,
+    PYTHON_REWARD,
+    TrainConfig,
+    train_config,
+    with_kept_models,
+)
 from rlhf_pg.language.policy import LanguagePolicy, Reference, policy_from_folder
 from rlhf_pg.language.rollout import (
     Reward,
@@ -27,9 +34,13 @@ from rlhf_pg.language.rollout import (
     unscored,
 )
 from rlhf_pg.language.sampling import Completions, encode, pad_left, pad_right, sample
+from rlhf_pg.progress import console
 from rlhf_pg.reading import METRICS_LINE, read_jsonl
 from rlhf_pg.runs import options_of
 from rlhf_pg.trust import check
+
+# What commands take from the run of a model, if it is not given.
+RUN_OPTIONS = ("data", "columns", "reward", "gold", "max_new_tokens", "temperature")
 
 
 class LoadedRun:
@@ -79,7 +90,9 @@ class LoadedRun:
     def prompts(self) -> data.Rows:
         """The prompts it was trained on, with the data's other columns."""
         self._check("data")
-        return data.read(self.config.data, "prompts", tokenizer=self.tokenizer)
+        return data.read(
+            self.config.data, "prompts", tokenizer=self.tokenizer, columns=self.config.columns
+        )
 
     @cached_property
     def kl_coef(self) -> float:
@@ -184,13 +197,18 @@ class LoadedRun:
         logprobs = self.policy.evaluate(unscored(completions)).logprobs
         return torch.where(completions.mask, logprobs, 0.0)
 
-    def advantages(self, completions: Completions, scores: Sequence[float] | Tensor) -> Tensor:
+    def advantages(
+        self, completions: Completions, scores: Sequence[float | None] | Tensor
+    ) -> Tensor:
         """Advantages (B, T) of completions with `scores` (B,), as the run's learner estimates them.
 
         Before whitening, and 0 on padding. The scores are taken as they are; the KL penalty is
         added. Without a critic, they are rewards-to-go, or what the run's baseline makes of them.
+        Rows whose score is None have advantage 0.
         """
-        shaped = torch.as_tensor(scores, dtype=torch.float32, device=completions.mask.device)
+        if not isinstance(scores, Tensor):
+            scores = torch.tensor([math.nan if score is None else score for score in scores])
+        shaped = scores.to(completions.mask.device, torch.float32)
         if shaped.shape != completions.finished.shape:
             raise ValueError(
                 f"scores is {tuple(shaped.shape)}, but there are {len(completions.texts)} "
@@ -269,8 +287,54 @@ def outside_names(config: TrainConfig) -> dict[str, str | None]:
     }
 
 
+def remembered(
+    model: str, given: Mapping[str, Any], trust: bool, flags: Sequence[str]
+) -> dict[str, Any]:
+    """The given options, and as its run has them the others of RUN_OPTIONS, if `model` is of one.
+
+    An option that is None is not given, and the reward "none" is no reward. The gold and the names
+    of columns belong to the run's data, and are left out if other data are given. `flags` are the
+    options by which a person can name their own. Raises ValueError if the run is of unknown origin
+    and names something to load, unless `trust` is set.
+    """
+    given = {name: x for name, x in given.items() if x is not None}
+    path = run_folder(model)
+    own: dict[str, Any] = {}
+    if path is not None:
+        config = train_config(path)
+        of_data = ("columns", "gold") if "data" in given else ()
+        own = {
+            name: getattr(config, name) for name in RUN_OPTIONS if name not in (*of_data, *given)
+        }
+        if str(own.get("reward")).startswith(PYTHON_REWARD):
+            console.print(f"the reward of {path} is a function in Python: give --reward to score")
+            own["reward"] = None
+        check(path, {name: own.get(name) for name in ("reward", "gold", "data")}, trust, flags)
+    options = own | given
+    return options | ({"reward": None} if options.get("reward") == "none" else {})
+
+
+def with_run_options(config: Any) -> Any:
+    """Options of a command with those that are not given as the run of `config.model` has them, or
+    as for film notes without one."""
+    names = [item.name for item in fields(config) if item.name in RUN_OPTIONS]
+    given = {name: getattr(config, name) for name in names}
+    if getattr(config, "prompt", None) is not None:
+        given["data"] = FILM_NOTES  # not read, so it need not be trusted
+    found = remembered(config.model, given, config.trust, names)
+    usual = {"data": FILM_NOTES, "max_new_tokens": 48, "temperature": 1.0}
+    filled = {name: found.get(name, usual.get(name)) for name in names}
+    return replace(config, **filled)
+
+
 def run_folder(name: str) -> Path | None:
     """The folder of the text run that `name` is, or is inside of; None if there is none."""
     here = Path(name)
-    keys = {"algorithm", "rows"}
-    return next((p for p in (here, *here.parents[:2]) if keys <= set(options_of(p))), None)
+
+    def is_run(path: Path) -> bool:
+        options = set(options_of(path))
+        return (
+            "algorithm" in options and "env" not in options and bool(options & {"rows", "reward"})
+        )
+
+    return next((path for path in (here, *here.parents[:2]) if is_run(path)), None)

@@ -12,13 +12,12 @@ from typing import Any
 import yaml
 
 from rlhf_pg.checkpoint import versions
-from rlhf_pg.language.config import TrainConfig, preset, train_config
+from rlhf_pg.language.config import PYTHON_REWARD, TrainConfig, preset, train_config
 from rlhf_pg.language.tracking import flat
 from rlhf_pg.progress import plain
 from rlhf_pg.reading import METRICS_LINE, read_jsonl
 from rlhf_pg.runs import METRICS, options_of
 
-PYTHON = "Python: "  # begins the reward of a run that was given a function
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 MEASURED = ("score", "gold", "kl", "eval_score", "eval_gold", "eval_kl")
 
@@ -49,7 +48,7 @@ def model_card(run: Path) -> str:
     }
     table = "\n".join(f"| {name} | {_code(value)} |" for name, value in rows.items())
     how = "this command"
-    if config.reward.startswith(PYTHON):
+    if config.reward.startswith(PYTHON_REWARD):
         how = "`rlhf_pg.train` from Python, toward a function, with the options of this command"
     software = ", ".join(f"{name} {_code(value)}" for name, value in versions().items())
     return f"""---
@@ -106,7 +105,7 @@ def command_of(config: TrainConfig) -> str:
         for name, value in _options(config).items()
         if value != default[name] and name not in ("algorithm", "output")
     }
-    if config.reward.startswith(PYTHON):
+    if config.reward.startswith(PYTHON_REWARD):
         del changed["reward"]
     words = ["rlhf-pg", "train", "--algorithm", config.algorithm]
     for name, value in changed.items():

@@ -16,10 +16,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from reward_models.files import reward_model_folder
 from reward_models.pretrained import open_pretrained, quiet, save_vocabulary
 from rlhf_pg.checkpoint import checkpoint_folders
 from rlhf_pg.memory import check_fits
 from rlhf_pg.progress import console
+from rlhf_pg.runs import options_of
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 
@@ -99,12 +101,8 @@ def load(name: str) -> tuple[torch.nn.Module, Any]:
 
     Raises ValueError, with the remedy, if there is no such model.
     """
-    if name.startswith("runs/") and not Path(name).exists():
-        raise ValueError(f"no run at {name}; `rlhf-pg finetune` and `rlhf-pg train` make runs")
-    source = model_folder(name)
-    tokenizer = open_pretrained(AutoTokenizer, source, wanted="causal language model")
-    model = open_pretrained(AutoModelForCausalLM, source, dtype=torch.float32)
-    prepare_padding(tokenizer)
+    tokenizer = load_tokenizer(name)
+    model = open_pretrained(AutoModelForCausalLM, model_folder(name), dtype=torch.float32)
     if "past_key_values" not in inspect.signature(model.forward).parameters:
         raise ValueError(
             f"{name}: {type(model).__name__} has no key-value cache; use a decoder-only transformer"
@@ -116,6 +114,15 @@ def load(name: str) -> tuple[torch.nn.Module, Any]:
             "save the tokenizer that the model was trained with beside it"
         )
     return model.eval(), tokenizer
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a causal LM's folder, run or hub name, padding on the left."""
+    if name.startswith("runs/") and not Path(name).exists():
+        raise ValueError(f"no run at {name}; `rlhf-pg finetune` and `rlhf-pg train` make runs")
+    tokenizer = open_pretrained(AutoTokenizer, model_folder(name), wanted="causal language model")
+    prepare_padding(tokenizer)
+    return tokenizer
 
 
 def check_same_vocabulary(tokenizer: Any, other: Any, what: str) -> None:
@@ -147,8 +154,20 @@ def model_folder(name: str) -> str:
             )
             return str(policy)
     if (run / "config.yaml").is_file() and not (run / "config.json").is_file():
-        raise ValueError(f"{name} is unfinished, and has no checkpoint yet")
+        raise ValueError(_why_no_policy(run))
     return name
+
+
+def _why_no_policy(run: Path) -> str:
+    """Why a run has no language model."""
+    options = options_of(run)
+    if "env" in options:
+        return f"{run} is a run of `rlhf-pg control`, which has no language model"
+    if reward_model_folder(run):
+        return f"{run} is a reward model, not a language model: give it as --reward"
+    if "learner" in options or "vocabulary" in options:
+        return f"{run} is unfinished, and has no checkpoint yet"
+    return f"{run} is a run without a language model of its own"
 
 
 def local_folder(name: str) -> Path:

@@ -7,7 +7,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from reward_models.calling import call_with_parts, reward_name
+from reward_models.calling import (
+    ARGUMENTS,
+    Log,
+    Score,
+    TrainerState,
+    call_with_parts,
+    reward_name,
+    total,
+)
 from rlhf_pg.core import kl
 from rlhf_pg.core.masked import masked_mean, zero_padding
 from rlhf_pg.core.rollout import Rollout
@@ -19,12 +27,48 @@ Reward = Callable[..., Any]
 
 @dataclass
 class Scores:
-    """What rewards said of B completions."""
+    """What rewards said of B completions; NaN where a reward does not apply (None)."""
 
     scores: Tensor  # (B,) of the reward
     shaped: Tensor  # (B,) clipped, minus the missing-EOS penalty: what the learner maximises
+    rewards: Tensor  # (B, T) of the tokens, whose sums are `shaped`
     gold: Tensor | None  # (B,) of the gold reward, never trained on
     parts: dict[str, list[float | None]]  # of a composed reward, by name
+    log: Log  # what the reward logged
+
+    def chosen(self, other: "Scores", rows: Tensor) -> "Scores":
+        """Those rows of both, the other's counted after the own ones."""
+        width = max(self.rewards.shape[1], other.rewards.shape[1])
+        wide = [
+            torch.nn.functional.pad(x.rewards, (0, width - x.rewards.shape[1]))
+            for x in (self, other)
+        ]
+        gold = None
+        if self.gold is not None and other.gold is not None:
+            gold = torch.cat([self.gold, other.gold])[rows]
+        index, none = rows.tolist(), [None] * len(self.shaped)
+        parts = {name: x + other.parts[name] for name, x in self.parts.items()}
+        names = self.log.extra | other.log.extra
+        extra = {n: self.log.extra.get(n, none) + other.log.extra.get(n, none) for n in names}
+        metrics = {
+            name: self.log.metrics.get(name, []) + other.log.metrics.get(name, [])
+            for name in self.log.metrics | other.log.metrics
+        }
+        return Scores(
+            torch.cat([self.scores, other.scores])[rows],
+            torch.cat([self.shaped, other.shaped])[rows],
+            torch.cat(wide)[rows],
+            gold,
+            {name: [x[i] for i in index] for name, x in parts.items()},
+            Log(len(index), metrics, {name: [x[i] for i in index] for name, x in extra.items()}),
+        )
+
+
+def differing_groups(shaped: Tensor, group_size: int) -> Tensor:
+    """Whether the scores (B,) of a group differ, (B / group_size,); NaN is no score."""
+    groups = shaped.reshape(-1, group_size)
+    least = groups.nan_to_num(nan=torch.inf).min(1).values
+    return groups.nan_to_num(nan=-torch.inf).max(1).values > least
 
 
 def score(
@@ -34,17 +78,27 @@ def score(
     columns: dict[str, list[Any]],
     score_clip: float | None = None,
     missing_eos_penalty: float = 0.0,
+    mask_truncated: bool = False,
+    state: TrainerState | None = None,
 ) -> Scores:
     """Score completions by the reward and the gold; `columns` are the data's, one value per row.
 
     Scores are clipped to plus or minus `score_clip`; then `missing_eos_penalty` is subtracted from
-    those of completions that were cut at the length limit. Raises as `score_completions`.
+    those of completions that were cut at the length limit, or, if `mask_truncated`, these have no
+    shaped score. Of scores per token the sum is clipped; both changes fall on the last token.
+    Raises as `score_completions`.
     """
-    scores, parts = score_completions(reward, completions, columns)
+    log = Log(len(completions.texts))
+    answer, parts = _answers(reward, completions, columns, state, log)
+    scores = _totals(answer, completions)
     shaped = scores if score_clip is None else scores.clamp(-score_clip, score_clip)
-    shaped = shaped - missing_eos_penalty * (~completions.finished).to(scores.dtype)
+    if mask_truncated:
+        shaped = torch.where(completions.finished, shaped, torch.nan)
+    else:
+        shaped = shaped - missing_eos_penalty * (~completions.finished).to(scores.dtype)
     measured = None if gold is None else score_completions(gold, completions, columns)[0]
-    return Scores(scores, shaped, measured, parts)
+    rewards = _of_tokens(answer, scores, shaped, completions)
+    return Scores(scores, shaped, rewards, measured, parts, log)
 
 
 def score_completions(
@@ -52,18 +106,72 @@ def score_completions(
 ) -> tuple[Tensor, dict[str, list[float | None]]]:
     """Scores (B,) of one reward, and the parts of a composed reward by name.
 
-    The reward is called by keyword with `prompts`, `completions`, `finished` and the data's other
-    columns. None ("does not apply") counts as 0. Raises ValueError for a wrong count or no numbers,
-    and FloatingPointError for a NaN or infinite score, naming the row.
+    The reward is called as `reward_models.calling` says, with the data's columns. A score of None
+    ("does not apply") is NaN here; one per token counts by its sum. Raises ValueError for a wrong
+    count or no numbers, and FloatingPointError for a NaN or infinite score, naming the row.
     """
-    ours = ("prompt", "prompts", "completions")  # columns of these names are not passed on
-    beside = {name: values for name, values in columns.items() if name not in ours}
-    beside["finished"] = completions.finished.tolist()
+    answer, parts = _answers(reward, completions, columns)
+    return _totals(answer, completions), parts
+
+
+def required_scores(
+    reward: Reward, completions: Completions, columns: dict[str, list[Any]]
+) -> Tensor:
+    """Scores (B,) where each completion must have one; raises ValueError, naming a row without."""
+    return all_scored(score_completions(reward, completions, columns)[0], completions)
+
+
+def all_scored(scores: Tensor, completions: Completions) -> Tensor:
+    """The scores (B,); raises ValueError, naming a row, if the reward does not apply to one."""
+    if bool(scores.isnan().any()):
+        row = int(scores.isnan().nonzero()[0])
+        raise ValueError(
+            f"the reward gave no score (None) to row {row} ({completions.texts[row][:40]!r}), but "
+            "exact and true values need a score of every completion"
+        )
+    return scores
+
+
+def _answers(
+    reward: Reward,
+    completions: Completions,
+    columns: dict[str, list[Any]],
+    state: TrainerState | None = None,
+    log: Log | None = None,
+) -> tuple[list[Score], dict[str, list[float | None]]]:
+    """The reward's scores, and its parts as numbers; `log` gets what it logs."""
+    ids = [row[m].tolist() for row, m in zip(completions.ids, completions.mask, strict=True)]
+    ours = ("prompt", *ARGUMENTS)  # columns of these names are not passed on
+    beside: dict[str, Any] = {name: x for name, x in columns.items() if name not in ours}
+    beside |= {"completion_ids": ids, "finished": completions.finished.tolist()}
+    if state is not None:
+        beside["trainer_state"] = state
+    if log is not None:
+        beside |= {"log_metric": log.log_metric, "log_extra": log.log_extra}
     answer, parts = call_with_parts(
         reward, reward_name(reward), completions.prompts, completions.texts, **beside
     )
-    scores = torch.tensor([0.0 if score is None else score for score in answer])
-    return scores.to(completions.logprobs.device), parts
+    return answer, {name: [total(score) for score in scores] for name, scores in parts.items()}
+
+
+def _totals(answer: list[Score], completions: Completions) -> Tensor:
+    """Scores (B,); NaN for None."""
+    totals = [total(score) for score in answer]
+    scores = torch.tensor([float("nan") if score is None else score for score in totals])
+    return scores.to(completions.logprobs.device)
+
+
+def _of_tokens(
+    answer: list[Score], scores: Tensor, shaped: Tensor, completions: Completions
+) -> Tensor:
+    """Rewards (B, T) of the tokens, whose sums are `shaped` (B,)."""
+    rewards, at_last = torch.zeros_like(completions.logprobs), shaped.clone()
+    for row, score in enumerate(answer):
+        if isinstance(score, list):
+            rewards[row, : len(score)] = rewards.new_tensor(score)
+            at_last[row] -= scores[row]  # what clipping and penalties changed
+    last = completions.mask.sum(1, keepdim=True) - 1
+    return rewards.scatter_add(1, last, at_last[:, None])
 
 
 @torch.no_grad()
@@ -136,34 +244,50 @@ def language_rollout(
     bootstrap_truncated: bool = False,
     group_size: int = 1,
 ) -> Rollout:
-    """The rollout of B completions with their (shaped) scores (B,).
+    """The rollout of B completions with their (shaped) scores (B,), or rewards per token (B, T).
 
-    The score lands on the last real token, the EOS if there is one. The KL penalty is
+    A score lands on the last real token, the EOS if there is one. The KL penalty is
     -kl_coef * k1 in each token's reward, or left to the loss. A completion cut at the length limit
     is terminal unless `bootstrap_truncated`: then V of its last state is the return still to come.
+    A row with NaN has no score: its mask is 0, so that the learner leaves it out.
     """
     rollout = unscored(completions)
     rollout.group_size = group_size
-    rollout.rewards = scores[:, None] * rollout.ends
+    rewards = per_token(scores, rollout)
+    rollout.mask = rollout.mask & ~rewards.isnan().any(1, keepdim=True)
     if kl_in == "loss":
         rollout.ref_logprobs, rollout.kl_coef = ref_logprobs, kl_coef
     else:
-        rollout.rewards = rollout.rewards - kl_coef * kl_per_token(completions, ref_logprobs)
+        rewards = rewards - kl_coef * kl_per_token(completions, ref_logprobs)
+    rollout.rewards = zero_padding(rewards, rollout.mask)
     if bootstrap_truncated:
         truncated = rollout.ends * (~completions.finished)[:, None]
         rollout.next_values = rollout.next_values + truncated * completions.values[:, 1:]
     return rollout
 
 
+def per_token(scores: Tensor, episodes: Rollout) -> Tensor:
+    """Rewards (B, T) of scores (B,), which land on the last real token; those (B, T) stay."""
+    rewards = scores if scores.ndim == 2 else scores[:, None] * episodes.ends
+    return zero_padding(rewards, episodes.mask)
+
+
 def completion_rows(completions: Completions, measured: dict[str, Tensor]) -> list[dict[str, Any]]:
-    """One row per completion with the measured numbers (B,), as samples.jsonl stores them."""
+    """One row per completion with the measured numbers (B,), as samples.jsonl stores them.
+
+    NaN (no score) becomes None.
+    """
     return [
         {
             "prompt": completions.prompts[i],
             "completion": completions.texts[i],
-            **{name: round(float(values[i]), 4) for name, values in measured.items()},
+            **{name: _number(values[i]) for name, values in measured.items()},
             "length": int(completions.mask[i].sum()),
             "finished": bool(completions.finished[i]),
         }
         for i in range(len(completions.texts))
     ]
+
+
+def _number(x: Tensor) -> float | None:
+    return None if x.isnan() else round(float(x), 4)

@@ -27,6 +27,38 @@ class Completions:
     prompts: list[str]
     texts: list[str]  # with the space that joins them to their prompt; no special tokens
 
+    def __getitem__(self, rows: Tensor) -> "Completions":
+        """Those rows (an index tensor), in that order."""
+        chosen: dict[str, Any] = {
+            name: [x[i] for i in rows.tolist()] if isinstance(x, list) else x[rows]
+            for name, x in vars(self).items()
+        }
+        return Completions(**chosen)
+
+
+def concatenated(first: Completions, second: Completions) -> Completions:
+    """The rows of both, padded to the longer prompts and completions of the two."""
+
+    def joined(a: Tensor, b: Tensor, left: bool = False) -> Tensor:
+        width = max(a.shape[1], b.shape[1])
+        wide = [
+            torch.nn.functional.pad(x, (width - x.shape[1], 0) if left else (0, width - x.shape[1]))
+            for x in (a, b)
+        ]
+        return torch.cat(wide)
+
+    return Completions(
+        prompt_ids=joined(first.prompt_ids, second.prompt_ids, left=True),
+        prompt_mask=joined(first.prompt_mask, second.prompt_mask, left=True),
+        ids=joined(first.ids, second.ids),
+        mask=joined(first.mask, second.mask),
+        logprobs=joined(first.logprobs, second.logprobs),
+        values=joined(first.values, second.values),
+        finished=torch.cat([first.finished, second.finished]),
+        prompts=first.prompts + second.prompts,
+        texts=first.texts + second.texts,
+    )
+
 
 def check_rows_fit(model: Any, rows: int, max_new_tokens: int, lower: str, device: Any) -> None:
     """Raise ValueError if so many completions cannot be sampled at once; `lower` names options.

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from rlhf_pg.core.advantages import estimate_advantages
 from rlhf_pg.core.algorithms import LearnerConfig
+from rlhf_pg.core.losses import importance_ratio
 from rlhf_pg.core.returns import td_errors
 from rlhf_pg.core.rollout import Rollout
 from rlhf_pg.language.policy import LanguagePolicy
-from rlhf_pg.language.rollout import Scores, kl_per_token
+from rlhf_pg.language.rollout import Scores, kl_per_token, per_token
 from rlhf_pg.language.sampling import Completions
 
 TOP = 5  # alternatives per token
@@ -30,7 +31,7 @@ def episodes(
     constant: float = 0.0,
     iteration: int | None = None,
 ) -> list[dict[str, Any]]:
-    """One record per completion, by the policy that sampled them.
+    """One record per completion with a score, by the policy that sampled them.
 
     Advantages are those of `learner`, before whitening; `constant` is the value of its moving
     average baseline.
@@ -46,7 +47,7 @@ def episodes(
         "ref_logprob": ref_logprobs,
         "entropy": policy.evaluate(rollout).entropies,
         "kl": kl_per_token(completions, ref_logprobs),
-        "score": scores.shaped[:, None] * rollout.ends,
+        "score": per_token(scores.rewards, rollout),
         "reward": rollout.rewards,
         "value": rollout.values,
         "next_value": rollout.next_values,
@@ -73,6 +74,7 @@ def episodes(
             "tokens": _tokens(tokenizer, completions, i, columns, top),
         }
         for i in range(len(completions.texts))
+        if rollout.mask[i].any()
     ]
 
 
@@ -99,20 +101,27 @@ def after_update(
     completions: Completions,
     rollout: Rollout,
     policy: LanguagePolicy,
+    learner: LearnerConfig,
 ) -> list[dict[str, Any]]:
     """The records with each token's ratio under the updated policy, and whether it is clipped.
 
-    A token is clipped if the ratio has left 1 +- clip in the direction its advantage pushes: it
-    gives no more gradient.
+    A token is clipped if the loss of `learner` gives it no more gradient: if the ratio, of the
+    token or of the sequence, has left the limits in the direction its advantage pushes.
     """
-    ratios = (policy.evaluate(rollout).logprobs - completions.logprobs).exp()
-    for record, row in zip(records, ratios, strict=True):
-        clip = record["clip"]
-        for token, ratio in zip(record["tokens"], row.tolist(), strict=False):
-            token["ratio"] = round(ratio, DIGITS)
-            if clip is not None:
-                pushed = ratio - 1 if token["advantage"] > 0 else 1 - ratio
-                token["clipped"] = pushed > clip and token["advantage"] != 0
+    scored = rollout.mask.any(1)  # rows without a score have no record
+    logprobs = policy.evaluate(rollout).logprobs
+    ratios = importance_ratio(logprobs, completions.logprobs, rollout.mask)[scored]
+    levels = importance_ratio(logprobs, completions.logprobs, rollout.mask, learner.ratio)[scored]
+    low = learner.clip or 0.0
+    high = low if learner.clip_high is None else learner.clip_high
+    dual = float("inf") if learner.dual_clip is None else learner.dual_clip
+    for record, row, level in zip(records, ratios.tolist(), levels.tolist(), strict=True):
+        for token, own, ratio in zip(record["tokens"], row, level, strict=False):
+            token["ratio"] = round(own, DIGITS)
+            if learner.clip is not None and not learner.clip_weights:
+                rising = token["advantage"] > 0
+                out = ratio > 1 + high if rising else ratio < 1 - low or ratio > dual
+                token["clipped"] = out and token["advantage"] != 0
     return records
 
 
@@ -132,6 +141,11 @@ def pieces(
         if token not in tokenizer.all_special_ids:
             before.append(token)
     return rows
+
+
+def piece(tokenizer: Any, before: list[int], token: int) -> str:
+    """The text that a token adds to those before it; a special token's is its name."""
+    return _piece(tokenizer, before, tokenizer.decode(before), token)
 
 
 def _piece(tokenizer: Any, before: list[int], text: str, token: int) -> str:

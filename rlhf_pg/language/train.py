@@ -3,7 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,8 +17,9 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from reward_models.calling import reward_name
+from reward_models.calling import Log, TrainerState, reward_name
 from reward_models.combine import alone
+from reward_models.guard import time_limit
 from reward_models.loading import code_file, load_reward, references
 from reward_models.lora import merged
 from reward_models.pretrained import limit_threads, open_pretrained
@@ -31,6 +33,7 @@ from rlhf_pg.core.rollout import Rollout
 from rlhf_pg.language import data, models, token_records, tracking
 from rlhf_pg.language.config import (
     FILM_NOTES,
+    PYTHON_REWARD,
     TrainConfig,
     check,
     train_config,
@@ -43,6 +46,7 @@ from rlhf_pg.language.policy import make_policy_and_reference
 from rlhf_pg.language.rollout import (
     Scores,
     completion_rows,
+    differing_groups,
     exact_kl,
     kl_per_token,
     language_rollout,
@@ -50,12 +54,13 @@ from rlhf_pg.language.rollout import (
     rescore,
     score,
 )
-from rlhf_pg.language.sampling import Completions, check_rows_fit, sample
+from rlhf_pg.language.sampling import Completions, check_rows_fit, concatenated, sample
 from rlhf_pg.progress import Progress, command, console, plain
 from rlhf_pg.runs import Run, discarded_if_empty
 
 EXACT_KL_VOCABULARY = 10_000  # a larger vocabulary makes the logged exact KL too slow
-Spec = str | Callable[..., Any]  # a reward as a config spells it, or a Python callable
+# A reward as a config spells it, a Python callable, or a sum of these by name.
+Spec = str | Callable[..., Any] | Mapping[str, Any]
 
 
 def train(
@@ -67,14 +72,15 @@ def train(
 ) -> Run | None:
     """Fine-tune a policy toward a reward; returns the finished run on the main process, else None.
 
-    `reward` and `gold` replace the config's: a Python callable or a spelling. `resume` is the
+    `reward` and `gold` replace the config's: a spelling, a Python callable, or several of these by
+    name, which are added up. `resume` is the
     folder of an interrupted run of this config, continued from its newest checkpoint, `until` the
     iteration after which to stop with a checkpoint. Raises ValueError for bad options, models, data
     or rewards, before the run folder is made, and `Stopped` after SIGINT or SIGTERM, when a
     checkpoint has been written. With `config.processes` above 1 it starts them, and returns None.
     """
     if config.processes > 1 and not launched():
-        if callable(reward) or callable(gold):
+        if not all(spec is None or isinstance(spec, str) for spec in (reward, gold)):
             raise ValueError("a Python function as reward needs one process, or torchrun")
         launch(config.processes, train, config, reward, gold, resume, until)
         return None
@@ -107,7 +113,8 @@ def train(
                 if log_samples:
                     run.samples({"iteration": iteration, **row} for row in samples)
                 if fixed:  # after the update: how far it moved the probability of each token
-                    run.tokens(token_records.after_update(*fixed, trainer.policy))
+                    learner = config.learner
+                    run.tokens(token_records.after_update(*fixed, trainer.policy, learner))
                 progress.update(iteration, **{k: line[k] for k in shown if k in line})
             trainer.keep_best(run, iteration, metrics)
             state = partial(trainer.state_dict, run, iteration)
@@ -152,8 +159,9 @@ class Trainer:
         self.config = config
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         _check_shares(config, processes)
-        if callable(reward):  # so that config.yaml does not name another reward
-            self.config = config = replace(config, reward=f"Python: {reward_name(reward)}")
+        if reward is not None and not isinstance(reward, str):  # config.yaml names no other reward
+            named = reward if isinstance(reward, Mapping) else [reward_name(reward)]
+            self.config = config = replace(config, reward=f"{PYTHON_REWARD}{', '.join(named)}")
         gold = gold or config.gold or (FILM_NOTES_GOLD if config.data == FILM_NOTES else None)
         for spec in (reward or config.reward, gold):
             if self.accelerator.is_main_process and spec:
@@ -163,7 +171,7 @@ class Trainer:
         self.gold = load_reward(gold) if gold else None
         model, self.tokenizer = models.load(config.model)
         limit_threads(model)
-        rows = data.read(config.data, "prompts", tokenizer=self.tokenizer)
+        rows = data.read(config.data, "prompts", "train", self.tokenizer, config.columns)
         self.data_fingerprint = fingerprint(rows)
         data.check_prompt_lengths(model, self.tokenizer, rows["prompt"], config.max_new_tokens)
         share, device = config.rows // processes, self.accelerator.device
@@ -189,36 +197,74 @@ class Trainer:
         self.stage_seconds: dict[str, float] = {}  # of the last step
         self.objectives: list[float] = []  # of the iterations since the last comparison
         self.best: float | None = None  # greatest mean of those so far
+        self.iteration = 0  # iterations done
+        self.redrawn = 0  # groups drawn anew in the last one, over all processes
 
     def step(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """One iteration. Returns its metrics over all processes, and a few of its completions."""
         began = time.perf_counter()
         batch = next(self.prompts)
-        completions, scores, ref_logprobs, rollout = self.collect(batch, self.generator)
+        completions, scores, ref_logprobs, rollout = self.collect(
+            batch, self.generator, self.config.dynamic_sampling
+        )
 
         # Learn: epochs of minibatches, each a gradient step.
         coefficient = self.kl.coef
         metrics = self.average(self.measure(completions, scores, ref_logprobs))
-        if self.accelerator.num_processes > 1:  # the deviation over all rows is no mean of theirs
-            every = torch.tensor(sum(self.gather(scores.scores.tolist()), []))
-            metrics["score_std"] = float(every.std(correction=0))
+        metrics |= self.logged_by_rewards(scores.log)
         metrics["kl_coef"] = coefficient
-        metrics["objective"] = metrics.pop("shaped_score") - coefficient * metrics["kl"]
-        with self.timed("update"):
-            metrics |= self.learner.update(rollout)
-        self.kl.update(metrics["kl"], self.config.rows)
+        if self.config.dynamic_sampling:
+            groups = self.config.rows // self.config.samples_per_prompt
+            metrics["redrawn"] = self.redrawn / groups
+        if "score" in metrics:
+            every = torch.tensor(sum(self.gather(scores.scores.tolist()), []))
+            metrics["score_std"] = float(every[~every.isnan()].std(correction=0))
+        if "shaped_score" in metrics:  # else there is nothing to learn from
+            metrics["objective"] = metrics.pop("shaped_score") - coefficient * metrics["kl"]
+            with self.timed("update"):
+                metrics |= self.learner.update(rollout)
+            self.kl.update(metrics["kl"], self.config.rows)
+        self.iteration += 1
         tokens = metrics["length"] * self.config.rows
         metrics["tokens_per_second"] = tokens / (time.perf_counter() - began)
         measured = {"score": scores.scores}
         if scores.gold is not None:
             measured["gold"] = scores.gold
         measured["kl"] = kl_per_token(completions, ref_logprobs).sum(1)
-        return metrics, completion_rows(completions, measured)[: self.config.samples_kept]
+        rows = completion_rows(completions, measured)[: self.config.samples_kept]
+        for i, row in enumerate(rows):
+            row |= {f"extra/{name}": values[i] for name, values in scores.log.extra.items()}
+        return metrics, rows
 
     def collect(
-        self, batch: data.Rows, generator: torch.Generator
+        self, batch: data.Rows, generator: torch.Generator, redraws: int = 0
     ) -> tuple[Completions, Scores, Tensor, Rollout]:
-        """Completions of a batch of prompts, their scores, reference log-probabilities, rollout."""
+        """Completions of a batch of prompts, their scores, reference log-probabilities, rollout.
+
+        Groups of equal scores are replaced in at most `redraws` rounds.
+        """
+        config = self.config
+        completions, scores = self.sample_and_score(batch, generator)
+        if redraws:
+            completions, scores = self.with_differing_scores(completions, scores, redraws)
+        with self.timed("reference"):
+            ref_logprobs = reference_logprobs(self.reference, completions)
+        # A completion is an episode: the score on its last token, -beta * k1 on every token.
+        rollout = language_rollout(
+            completions,
+            scores.rewards,
+            ref_logprobs,
+            self.kl.coef,
+            config.learner.kl_in,
+            config.bootstrap_truncated,
+            config.samples_per_prompt,
+        )
+        return completions, scores, ref_logprobs, rollout
+
+    def sample_and_score(
+        self, batch: data.Rows, generator: torch.Generator
+    ) -> tuple[Completions, Scores]:
+        """Completions of a batch of prompts and their scores."""
         config = self.config
         # Sample: one completion per row, with the log-probability and value of every token.
         with self.timed("sampling"):
@@ -229,27 +275,55 @@ class Trainer:
                 self.sampling_gap = rescore(self.policy, completions)
         # Score: rewards read whole texts; clipping and the missing-EOS penalty follow.
         with self.timed("reward"):
-            clip, penalty = config.score_clip, config.missing_eos_penalty
-            scores = score(self.reward, self.gold, completions, batch, clip, penalty)
-        with self.timed("reference"):
-            ref_logprobs = reference_logprobs(self.reference, completions)
-        # A completion is an episode: the score on its last token, -beta * k1 on every token.
-        rollout = language_rollout(
-            completions,
-            scores.shaped,
-            ref_logprobs,
-            self.kl.coef,
-            config.learner.kl_in,
-            config.bootstrap_truncated,
-            config.samples_per_prompt,
-        )
-        return completions, scores, ref_logprobs, rollout
+            with time_limit(config.reward_timeout, "--reward_timeout"):
+                scores = score(
+                    self.reward,
+                    self.gold,
+                    completions,
+                    batch,
+                    config.score_clip,
+                    config.missing_eos_penalty,
+                    config.mask_truncated,
+                    TrainerState(self.iteration, config.iterations),
+                )
+        return completions, scores
+
+    def with_differing_scores(
+        self, completions: Completions, scores: Scores, rounds: int
+    ) -> tuple[Completions, Scores]:
+        """The batch with groups of equal scores replaced by groups of new prompts.
+
+        What is still missing after `rounds` keeps its equal scores. Adds to `redrawn`.
+        """
+        group, processes = self.config.samples_per_prompt, self.accelerator.num_processes
+        self.redrawn = 0
+        for _ in range(rounds):
+            differ = differing_groups(scores.shaped, group)
+            # As many in every process, since a reward may exchange moments with the others.
+            most = max(self.gather(int((~differ).sum())))
+            if not most:
+                break
+            self.redrawn += most * processes
+            more, others = self.sample_and_score(
+                self.prompts.draw(most * processes), self.generator
+            )
+            useful = differing_groups(others.shaped, group).nonzero().squeeze(1)
+            replaced = (~differ).nonzero().squeeze(1)[: len(useful)]
+            chosen = torch.arange(len(differ), device=differ.device)
+            chosen[replaced] = len(differ) + useful[: len(replaced)]
+            rows = (chosen[:, None] * group + torch.arange(group, device=differ.device)).flatten()
+            completions = concatenated(completions, more)[rows]
+            scores = scores.chosen(others, rows)
+        return completions, scores
 
     def measure(
         self, completions: Completions, scores: Scores, ref_logprobs: Tensor
-    ) -> dict[str, float]:
-        """Means over this process's completions, keys as in runs.METRICS."""
-        values = {"score": scores.scores, "shaped_score": scores.shaped, **_parts(scores.parts)}
+    ) -> dict[str, Tensor]:
+        """Values of this process's completions, keys as in runs.METRICS; NaN has no part in means.
+
+        The KL is that of the completions that are learned from.
+        """
+        values = {"score": scores.scores, "shaped_score": scores.shaped, **_parts(scores)}
         if scores.gold is not None:
             values["gold"] = scores.gold
         small = self.policy.model.config.get_text_config().vocab_size <= EXACT_KL_VOCABULARY
@@ -259,21 +333,43 @@ class Trainer:
         values |= {
             "kl": kl_per_token(completions, ref_logprobs).sum(1),
             "kl_k3": zero_padding(k3, completions.mask).sum(1),
+        }
+        if self.config.bf16:
+            values["sampling_gap"] = values["kl"].new_tensor([self.sampling_gap])
+        learned = ~scores.shaped.isnan()
+        for name in ("kl", "kl_k3", "kl_exact"):
+            if name in values:
+                values[name] = torch.where(learned, values[name], torch.nan)
+        return values | {
             "length": completions.mask.sum(1).float(),
             "eos_rate": completions.finished.float(),
+            "scored": learned.float(),
         }
-        means = {name: float(x.mean()) for name, x in values.items()}
-        if self.config.bf16:
-            means["sampling_gap"] = self.sampling_gap
-        return means | {"score_std": float(scores.scores.std(correction=0))}
 
-    def average(self, metrics: dict[str, float]) -> dict[str, float]:
-        """The mean over processes (all have equally many rows), without the values that are NaN."""
+    def average(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """Means over the rows of all processes, NaN left out; no mean where all are NaN."""
+        real = {name: x[~x.isnan()] for name, x in values.items()}
+        sums = torch.stack(
+            [torch.stack([x.sum(), x.new_tensor(float(len(x)))]) for x in real.values()]
+        )
         if self.accelerator.num_processes > 1:
-            values = torch.tensor(list(metrics.values()), device=self.accelerator.device)
-            mean: Tensor = self.accelerator.reduce(values, reduction="mean")
-            metrics = dict(zip(metrics, mean.tolist(), strict=True))
-        return {name: x for name, x in metrics.items() if not math.isnan(x)}
+            sums = self.accelerator.reduce(sums, reduction="sum")
+        means = {
+            name: float(total / count)
+            for name, (total, count) in zip(real, sums, strict=True)
+            if count
+        }
+        if means["scored"] == 1:
+            del means["scored"]
+        return means
+
+    def logged_by_rewards(self, log: Log) -> dict[str, float]:
+        """Means over calls and processes of what rewards logged by `log_metric`."""
+        every: dict[str, list[float]] = defaultdict(list)
+        for own in self.gather(log.metrics):
+            for name, values in own.items():
+                every[f"log/{name}"] += values
+        return {name: sum(values) / len(values) for name, values in every.items()}
 
     def fixed_records(self) -> tuple[list[dict[str, Any]], Completions, Rollout] | None:
         """Token records of the fixed prompts' completions, by the same random numbers each time.
@@ -307,7 +403,7 @@ class Trainer:
         """The held-out prompts; raises ValueError if they cannot be read or are too long."""
         config = self.config
         assert config.eval_data
-        rows = data.read(config.eval_data, "prompts", "test", self.tokenizer)
+        rows = data.read(config.eval_data, "prompts", "test", self.tokenizer, config.columns)
         rows = data.spread(rows, config.eval_prompts)
         data.check_prompt_lengths(model, self.tokenizer, rows["prompt"], config.max_new_tokens)
         return rows
@@ -324,17 +420,23 @@ class Trainer:
             return {}
         rewards = {"score": self.reward} | ({"gold": self.gold} if self.gold else {})
         bench = Bench(
-            self.reference, self.tokenizer, self.eval_prompts, dict(rewards), config.max_new_tokens
+            self.reference,
+            self.tokenizer,
+            self.eval_prompts,
+            dict(rewards),
+            config.max_new_tokens,
+            config.reward_timeout,
         )
         moments = {name: reward.state_dict() for name, reward in rewards.items()}
         random = random_state()  # which a reward may use
         self.reward.gather = alone  # only this process scores them
-        means, _ = evaluate(bench, self.policy, self.eval_prompts, config.seed, config.rows)
+        means, rows = evaluate(bench, self.policy, self.eval_prompts, config.seed, config.rows)
         self.reward.gather = self.gather
         for name, reward in rewards.items():
             reward.load_state_dict(moments[name])
         set_random_state(random)
-        return {f"eval_{name}": means[name] for name in (*rewards, "kl")}
+        scored = [name for name in rewards if any(row[name] is not None for row in rows)]
+        return {f"eval_{name}": means[name] for name in (*scored, "kl")}
 
     def open_run(self, resume: Path | None) -> tuple[Run | None, int]:
         """The run's folder, new or resumed, and how many iterations are done already.
@@ -406,6 +508,7 @@ class Trainer:
                 "it with as many"
             )
         warn_of_other_versions(state["versions"])
+        self.iteration = int(state["iteration"])
         parameters = dict(self.policy.named_parameters())
         with torch.no_grad():
             for name, value in state["parameters"].items():
@@ -433,7 +536,7 @@ class Trainer:
         if self.eval_prompts is not None:
             name, value = "eval_score", metrics.get("eval_score")
         else:
-            name, value = "objective", self.mean_objective(metrics["objective"])
+            name, value = "objective", self.mean_objective(metrics.get("objective"))
         if value is None or (self.best is not None and value <= self.best):
             return
         self.best = value
@@ -444,10 +547,14 @@ class Trainer:
                 about = {"iteration": iteration, name: value}
                 (folder / "best.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
 
-    def mean_objective(self, objective: float) -> float | None:
-        """The mean objective of the last `samples_every` iterations, once in so many."""
-        self.objectives.append(objective)
-        if len(self.objectives) < self.config.samples_every:
+    def mean_objective(self, objective: float | None) -> float | None:
+        """The mean objective of the last `samples_every` iterations, once in so many.
+
+        There is no objective where no completion has a score.
+        """
+        if objective is not None:
+            self.objectives.append(objective)
+        if objective is None or len(self.objectives) < self.config.samples_every:
             return None
         mean = sum(self.objectives) / len(self.objectives)
         self.objectives = []
@@ -492,14 +599,15 @@ def _check_shares(config: TrainConfig, processes: int) -> None:
         )
 
 
-def _parts(parts: dict[str, list[float | None]]) -> dict[str, Tensor]:
+def _parts(scores: Scores) -> dict[str, Tensor]:
     """Scores of each component of a composed reward, when there is more than one.
 
-    Components with no valid score are NaN and are not logged.
+    NaN where a component does not apply.
     """
-    if len(parts) < 2:
+    if len(scores.parts) < 2:
         return {}
+    device = scores.scores.device
     return {
-        f"reward/{name}": torch.tensor([s for s in scores if s is not None] or [float("nan")])
-        for name, scores in parts.items()
+        f"reward/{name}": torch.tensor([math.nan if s is None else s for s in each], device=device)
+        for name, each in scores.parts.items()
     }

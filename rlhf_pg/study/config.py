@@ -1,9 +1,11 @@
 """Options of the study commands; imports neither torch nor transformers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from rlhf_pg.core.options import Options, check_options, option
-from rlhf_pg.language.config import TrainConfig
+from rlhf_pg.language.config import PYTHON_REWARD, TrainConfig, preset, train_config
+from rlhf_pg.runs import options_of
 
 BLOCKS = 20  # standard errors come from so many blocks of estimates (`study estimators`)
 
@@ -13,7 +15,8 @@ class CreditConfig(Options):
     """Compare the advantages of a policy, token by token, with the true ones."""
 
     run: str = "runs/ppo"
-    """Folder of a run, a model inside a run, or any model with --reward."""
+    """Folder of a run, a model inside a run, or any model with --reward; or of a reward model, to
+    see what each token of a text adds to its score."""
     completions: int = option(32, at_least=1)
     """Number of completions to measure, usually 16 to 200; of prompts spread over the data."""
     continuations: int = option(64, at_least=2)
@@ -22,7 +25,7 @@ class CreditConfig(Options):
     reward: str | None = None
     """Reward, as in `rlhf-pg train`. Default: the run's own."""
     data: str | None = None
-    """Source of prompts. Default: the run's own."""
+    """Source of prompts, or of texts or pairs for a reward model. Default: the run's own."""
     reference: str | None = None
     """Reference model of the KL. Default: the run's own."""
     max_new_tokens: int | None = option(None, at_least=1)
@@ -75,6 +78,26 @@ class DoctorConfig(TrainConfig):
     """A .json file for the results, or a folder for doctor.json. By default nothing is written."""
     explain: bool = False
     """Print under each check what it tests."""
+    trust: bool = False
+    """Load the code, hub names and outside paths that the config.yaml of somebody else's run
+    names."""
+
+
+def doctor_preset(algorithm: str, model: str) -> TrainConfig:
+    """The options of the run that the model is, or the settings of a named algorithm.
+
+    Another algorithm than the default one keeps the run's data, reward, length and temperature.
+    Raises ValueError for an unknown name.
+    """
+    if not {"algorithm", "rows"} <= set(options_of(model)):
+        return preset(algorithm)
+    run = train_config(Path(model))
+    if run.reward.startswith(PYTHON_REWARD):
+        run.reward = TrainConfig.reward
+    if algorithm in (TrainConfig.algorithm, run.algorithm):
+        return run
+    names = ("data", "columns", "reward", "gold", "max_new_tokens", "temperature")
+    return replace(preset(algorithm), **{name: getattr(run, name) for name in names})
 
 
 @dataclass

@@ -15,14 +15,16 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from reward_models.files import saved_text
+from reward_models.files import reward_model_folder, saved_text
 from rlhf_pg.core.returns import gae
 from rlhf_pg.language import data, token_records
 from rlhf_pg.language.enumeration import enumerable
 from rlhf_pg.language.loaded import LoadedRun, open_run
+from rlhf_pg.language.rollout import all_scored
 from rlhf_pg.progress import Progress, console, number
 from rlhf_pg.reading import FLAG, NUMBER, Shape
 from rlhf_pg.study.config import CreditConfig
+from rlhf_pg.study.reward_credit import reward_credit
 from rlhf_pg.study.true_values import TrueValues, continued_values, enumerated_values
 
 Records = Sequence[dict[str, Any]]  # as documented in runs.EPISODE and runs.TOKEN
@@ -52,7 +54,12 @@ AGREEMENT_SHAPE: Shape = {  # of credit.json
 
 
 def credit(config: CreditConfig) -> dict[str, Any]:
-    """Measure a run, print the agreement, and write credit.jsonl and credit.json."""
+    """Measure a run, print the agreement, and write credit.jsonl and credit.json.
+
+    A reward model has a credit of its own: what each token adds to its score.
+    """
+    if reward_model_folder(config.run):
+        return {"texts": reward_credit(config)}
     run = open_run(
         config.run,
         config.trust,
@@ -86,7 +93,8 @@ def measure(
     # The steps of a training iteration before the update: sample, score, rollout, advantages.
     completions = run.complete(columns, generator)
     scores = run.score(completions, columns)
-    rollout, ref_logprobs = run.rollout(completions, scores.shaped)
+    all_scored(scores.shaped, completions)
+    rollout, ref_logprobs = run.rollout(completions, scores.rewards)
     records = token_records.episodes(
         run.policy,
         run.tokenizer,

@@ -17,12 +17,7 @@ from rlhf_pg.core.returns import rewards_to_go
 from rlhf_pg.core.rollout import Policy, Rollout
 from rlhf_pg.language.enumeration import MOST, every_completion
 from rlhf_pg.language.policy import LanguagePolicy
-from rlhf_pg.language.rollout import (
-    Reference,
-    Reward,
-    score_completions,
-    unscored,
-)
+from rlhf_pg.language.rollout import Reference, Reward, all_scored, per_token, score, unscored
 
 CHUNK = 2048  # episodes in one forward and backward pass
 
@@ -135,10 +130,10 @@ def language_oracle(
     check_enumerable(policy, max_new_tokens, limit)
     done = every_completion(policy, tokenizer, prompt, max_new_tokens)
     repeated = {name: [value] * len(done.texts) for name, value in (columns or {}).items()}
-    scores = score_completions(reward, done, repeated)[0].double()
-    scores = scores - missing_eos_penalty * (~done.finished)
+    scores = score(reward, None, done, repeated, None, missing_eos_penalty)
+    all_scored(scores.shaped, done)
     episodes = unscored(done)
-    episodes.rewards = scores[:, None] * episodes.ends.double()
+    episodes.rewards = per_token(scores.rewards, episodes).double()
     ref = None
     if reference is not None:
         with torch.no_grad():

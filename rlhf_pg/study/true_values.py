@@ -17,6 +17,7 @@ from rlhf_pg.core.rollout import Rollout
 from rlhf_pg.language import data
 from rlhf_pg.language.enumeration import every_completion
 from rlhf_pg.language.loaded import LoadedRun
+from rlhf_pg.language.rollout import all_scored
 from rlhf_pg.language.sampling import Completions, continue_from
 from rlhf_pg.study.oracle import exact
 
@@ -62,7 +63,8 @@ def _value_table(run: LoadedRun, columns: dict[str, str]) -> dict[tuple[int, ...
     same = {name: [value] * len(completions.texts) for name, value in columns.items()}
     scores = run.score(completions, same, with_gold=False)
     # `exact` adds the KL penalty itself: the enumerated completions carry no log-probabilities.
-    rollout, ref_logprobs = run.rollout(completions, scores.shaped, kl_coef=0.0)
+    all_scored(scores.shaped, completions)
+    rollout, ref_logprobs = run.rollout(completions, scores.rewards, kl_coef=0.0)
     kl_coef = run.kl_coef if config.learner.kl_in == "reward" else 0.0
     answer = exact(run.policy, rollout, ref_logprobs, kl_coef, config.learner.gamma, parameters=[])
     lengths = completions.mask.sum(1).tolist()
@@ -128,9 +130,10 @@ def _returns_from(
         run.config.max_new_tokens,
         generator,
     )
-    shaped = run.score(continued, same, with_gold=False).shaped
+    scores = run.score(continued, same, with_gold=False)
+    all_scored(scores.shaped, continued)
     # The KL penalty of the begun tokens is wrong here, but only rewards from step t on count.
-    rewards = run.rollout(continued, shaped)[0].rewards.double()
+    rewards = run.rollout(continued, scores.rewards)[0].rewards.double()
     returns = rewards_to_go(rewards, torch.zeros_like(rewards), run.config.learner.gamma)
     return returns[:, t].view(len(rows), count)
 

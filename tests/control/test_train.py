@@ -49,14 +49,14 @@ def test_actor_critic_is_a2c_with_one_step_returns():
 
 
 def test_same_seed_same_run():
-    def trained(seed: int) -> torch.Tensor:
+    def trained(seed: int) -> tuple[torch.Tensor, list[dict[str, float]]]:
         trainer = Trainer(tuned(preset("ppo"), seed=seed))
-        for _ in range(3):
-            trainer.step()
-        return weights(trainer)
+        metrics = [trainer.step() for _ in range(3)]
+        return weights(trainer), metrics
 
-    assert trained(1).equal(trained(1))
-    assert not trained(1).equal(trained(2))
+    first, again, other = trained(1), trained(1), trained(2)
+    assert first[0].equal(again[0]) and first[1] == again[1]
+    assert not first[0].equal(other[0]) and first[1] != other[1]
 
 
 def test_workers_of_different_ranks_have_different_streams():

@@ -7,7 +7,7 @@ import pytest
 from rlhf_pg.core.algorithms import ALGORITHMS, SYNONYMS, LearnerConfig, algorithm
 
 
-def test_the_seven_names():
+def test_the_names():
     assert set(ALGORITHMS) == {
         "reinforce",
         "reinforce-baseline",
@@ -16,6 +16,10 @@ def test_the_seven_names():
         "ppo",
         "rloo",
         "grpo",
+        "dr-grpo",
+        "dapo",
+        "gspo",
+        "cispo",
     }
 
 
@@ -29,6 +33,10 @@ def test_the_seven_names():
         ("ppo", {"clip": 0.2, "value_clip": 0.2, "lam": 0.95, "epochs": 4}),
         ("rloo", {"baseline": "leave-one-out", "kl_in": "reward"}),
         ("grpo", {"baseline": "group", "clip": 0.2, "kl_in": "loss"}),
+        ("dr-grpo", {"baseline": "group-centred", "reduction": "episode"}),
+        ("dapo", {"clip": 0.2, "clip_high": 0.28, "reduction": "token", "ratio": "token"}),
+        ("gspo", {"ratio": "sequence", "reduction": "row", "clip": 3e-4, "clip_high": 4e-4}),
+        ("cispo", {"clip_weights": True, "clip": 1.0, "clip_high": 4.0, "reduction": "token"}),
     ],
 )
 def test_an_algorithm_is_a_choice_of_options(name, choices):
@@ -53,7 +61,7 @@ def test_overrides_change_a_copy():
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(ValueError, match="unknown algorithm 'poo'.*did you mean 'ppo'"):
         algorithm("poo")
-    with pytest.raises(ValueError, match="use one of reinforce, .*grpo$"):
+    with pytest.raises(ValueError, match="use one of reinforce, .*cispo$"):
         algorithm("xyzzy")
 
 

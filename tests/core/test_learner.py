@@ -360,25 +360,67 @@ def test_a_number_that_is_none_is_refused_with_its_row_and_step(name, bad):
     assert torch.equal(parameters(policy), before)
 
 
+def broken(policy, factor, times):
+    """The next `times` evaluations give log-probabilities times a factor."""
+    evaluate, left = policy.evaluate, iter(range(times))
+
+    def evaluate_or_break(rollout):
+        new = evaluate(rollout)
+        return new if next(left, None) is None else replace(new, logprobs=new.logprobs * factor)
+
+    policy.evaluate = evaluate_or_break
+
+
 @pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1e200])
 def test_a_gradient_that_is_no_number_is_refused_and_no_step_is_taken(factor):
-    policy = policy_of()
-    before, evaluate = parameters(policy), policy.evaluate
-
-    def broken(rollout):
-        new = evaluate(rollout)
-        return replace(new, logprobs=new.logprobs * factor)
-
-    learner = Learner(policy, LearnerConfig(max_grad_norm=0.0))
-    policy.evaluate = broken
-    with pytest.raises(
-        FloatingPointError, match="gradient's norm is (nan|inf) in update 0; no step"
-    ):
-        learner.update(ragged_rollout())
+    """With max_skipped_steps 2, the third in a row is an error; a step that is taken counts anew"""
+    policy, config = policy_of(), LearnerConfig(max_grad_norm=0.0, max_skipped_steps=2)
+    learner, before = Learner(policy, config), parameters(policy)
+    moments = copy.deepcopy(learner.optimizer.state_dict())
+    broken(policy, factor, times=2)
+    for _ in range(2):
+        metrics = learner.update(ragged_rollout())
+        assert (metrics["skipped_steps"], metrics["gradient_steps"]) == (1, 0)
+        assert all(map(math.isfinite, metrics.values())) and "grad_norm" not in metrics
     assert torch.equal(parameters(policy), before)
-    policy.evaluate = evaluate
-    learner.update(ragged_rollout())  # and the learner can go on
-    assert torch.isfinite(parameters(policy)).all()
+    assert learner.optimizer.state_dict() == moments
+    metrics = learner.update(ragged_rollout())
+    assert (metrics["skipped_steps"], metrics["gradient_steps"]) == (0, 1)
+    taken = parameters(policy)
+    assert not torch.equal(taken, before) and torch.isfinite(taken).all()
+    broken(policy, factor, times=9)
+    learner.update(ragged_rollout())
+    # The count is part of a checkpoint.
+    resumed = Learner(policy, config)
+    resumed.load_state_dict(learner.state_dict())
+    resumed.update(ragged_rollout())
+    with pytest.raises(FloatingPointError, match="in 3 steps in a row, the last in update 5 .*lr"):
+        resumed.update(ragged_rollout())
+    assert torch.equal(parameters(policy), taken)
+
+
+def test_no_skipped_step_is_allowed_if_the_maximum_is_0():
+    policy = policy_of()
+    broken(policy, float("nan"), times=1)
+    with pytest.raises(FloatingPointError, match="in 1 steps in a row, the last in update 0"):
+        Learner(policy, LearnerConfig(max_skipped_steps=0)).update(ragged_rollout())
+
+
+def test_a_skipped_minibatch_leaves_the_other_steps_as_they_are():
+    """Two minibatches, the first broken: the same step as that of the second alone."""
+    config = algorithm("ppo", epochs=1, minibatches=2, whiten_advantages=False, lr=0.05)
+    rollout, policy = ragged_rollout(), policy_of()
+    learner = Learner(policy, config)
+    order = torch.randperm(len(rollout), generator=torch.Generator().manual_seed(config.seed))
+    second = order.tensor_split(2)[1]
+    broken(policy, float("nan"), times=1)
+    metrics = learner.update(rollout)
+    alone = policy_of()
+    expected = Learner(alone, replace(config, minibatches=1)).update(rollout[second])
+    assert_close(parameters(policy), parameters(alone), atol=1e-12, rtol=0)
+    assert metrics["skipped_steps"] == metrics["gradient_steps"] == 1
+    for name in ("policy_loss", "grad_norm", "update_kl"):
+        assert metrics[name] == pytest.approx(expected[name], abs=1e-12)
 
 
 def test_a_critic_that_is_not_there_is_asked_for():

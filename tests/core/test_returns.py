@@ -223,3 +223,28 @@ def test_inputs_are_left_as_they_were():
 def test_fewer_than_one_step_is_refused():
     with pytest.raises(ValueError, match="n >= 1, not 0"):
         n_step_returns(tensor([1]), tensor([1]), tensor([1]), 1.0, 0)
+
+
+def test_integers_are_computed_as_floats():
+    rewards, ends, zeros = torch.tensor([[1, 1, 1]]), torch.tensor([[0, 0, 1]]), torch.zeros(1, 3)
+    assert rewards_to_go(rewards, ends, 0.5).tolist() == [[1.75, 1.5, 1]]
+    values = zeros.long()
+    assert gae(rewards, values, values, ends, 0.5, 1.0).tolist() == [[1.75, 1.5, 1]]
+    assert n_step_returns(rewards, values, ends, 0.5, 2).tolist() == [[1.5, 1.5, 1]]
+
+
+@pytest.mark.parametrize("padding", [float("inf"), float("-inf"), float("nan")])
+def test_nothing_comes_back_over_the_end_of_an_episode(padding):
+    rewards, ends = torch.tensor([[1.0, 1.0, padding]]), torch.tensor([[0, 1, 0]])
+    assert rewards_to_go(rewards, ends, 0.5)[0, :2].tolist() == [1.5, 1]
+    values = torch.tensor([[0.0, 0.0, padding]])
+    assert gae(rewards, values, values, ends, 0.5, 0.5)[0, :2].tolist() == [1.25, 1]
+
+
+def test_n_step_returns_of_rows_without_ends_stop_at_the_mask():
+    """A row cut after two steps bootstraps from the value there, not from its padding."""
+    rewards, next_values = torch.tensor([[1.0, 2.0, 99.0]]), torch.tensor([[5.0, 7.0, 99.0]])
+    mask, ends = torch.tensor([[1, 1, 0]]), torch.zeros(1, 3)
+    for n in (2, 3):
+        returns = n_step_returns(rewards, next_values, ends, 0.5, n, mask)
+        assert returns[0, :2].tolist() == [1 + 0.5 * (2 + 0.5 * 7), 2 + 0.5 * 7]

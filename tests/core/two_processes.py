@@ -24,8 +24,14 @@ CONFIGS = {
     "batch mean": LearnerConfig(baseline="batch-mean"),
     "moving average": LearnerConfig(baseline="moving-average"),
     "optimal constant": LearnerConfig(baseline="optimal"),
+    "batch deviation": LearnerConfig(baseline="group-centred", divide_by_batch_std=True),
+    "row, in parts": LearnerConfig(reduction="row", micro_rows=1),
     "stopped early": algorithm("ppo", minibatches=1, epochs=5, target_kl=1e-3),
+    # The first process has no row with a score, the second a group with one.
+    **{f"unscored, {name}": algorithm(name, minibatches=1) for name in ("ppo", "rloo", "grpo")},
+    "unscored, batch mean": LearnerConfig(baseline="batch-mean", whiten_advantages=True),
 }
+UNSCORED = [0, 1, 4]
 ROWS, COLUMNS, MINE = 6, 4, [slice(0, 2), slice(2, 6)]
 
 
@@ -46,7 +52,7 @@ class Policy(torch.nn.Module):
         return Evaluation(p.log(), entropies, self.value * logits.detach())
 
 
-def rollouts(policy):
+def rollouts(policy, unscored):
     generator = torch.Generator().manual_seed(0)
 
     def normal():
@@ -54,6 +60,7 @@ def rollouts(policy):
 
     lengths = torch.tensor([[1], [2], [4], [3], [4], [4]])
     mask = torch.arange(COLUMNS) < lengths
+    mask[unscored] = False
     for _ in range(2):
         rollout = Rollout(
             inputs=torch.arange(ROWS),
@@ -73,10 +80,11 @@ def rollouts(policy):
         yield rollout
 
 
-def learn(config, rows, accelerator=None):
+def learn(config, rows, accelerator=None, unscored=()):
     policy = Policy()
     learner = Learner(policy, config, accelerator)
-    metrics = [learner.update(rollout[rows]) for rollout in rollouts(copy.deepcopy(policy))]
+    batches = rollouts(copy.deepcopy(policy), list(unscored))
+    metrics = [learner.update(rollout[rows]) for rollout in batches]
     return torch.cat([p.detach().flatten() for p in policy.parameters()]), metrics
 
 
@@ -86,8 +94,9 @@ def main():
     apart = {}
     for name, config in CONFIGS.items():
         config.lr = 1e-2
-        together, metrics = learn(config, MINE[accelerator.process_index], accelerator)
-        alone, expected = learn(config, slice(None))
+        gone = UNSCORED if name.startswith("unscored") else []
+        together, metrics = learn(config, MINE[accelerator.process_index], accelerator, gone)
+        alone, expected = learn(config, slice(None), unscored=gone)
         differences = [
             abs(one[key] - other[key])
             for one, other in zip(metrics, expected, strict=True)

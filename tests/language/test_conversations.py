@@ -46,6 +46,7 @@ def test_a_prompt_ends_where_the_answer_begins_and_keeps_its_columns(tmp_path, c
     assert read(source, "prompts", tokenizer=chatty) == {
         "prompt": ["<user> how ? <eos> <assistant>"],
         "answer": [4],
+        "prompt_messages": [[ASK]],  # for rewards
     }
 
 
@@ -101,11 +102,42 @@ def test_without_a_chat_template_the_error_says_what_to_do(tmp_path, tokenizer):
 def test_a_template_that_does_not_continue_its_prompt_is_named(tmp_path, chatty):
     chatty.chat_template = "{{ messages | length }}"
     source = write(tmp_path, {"prompt": [ASK], "chosen": [GOOD], "rejected": [BAD]})
-    with pytest.raises(ValueError, match="row 0: .* does not continue its prompt"):
+    with pytest.raises(ValueError, match="line 1: .* does not continue its prompt"):
         read(source, "preferences", tokenizer=chatty)
 
 
 def test_a_row_that_is_no_conversation_is_named(tmp_path, chatty):
     source = write(tmp_path, {"prompt": [ASK]}, {"prompt": []})
-    with pytest.raises(ValueError, match="row 1: 'prompt' is no list of messages"):
+    with pytest.raises(ValueError, match="line 2: 'prompt' is no list of messages"):
         read(source, "prompts", tokenizer=chatty)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "how ?", "chosen": [ASK, GOOD], "rejected": [ASK, BAD]},  # UltraFeedback
+        {"prompt": "how ?", "chosen": [GOOD], "rejected": [BAD]},
+        {"prompt": [ASK], "chosen": "fine", "rejected": "poor"},
+        {"prompt": [ASK], "chosen": [ASK, GOOD], "rejected": [ASK, BAD]},
+    ],
+)
+def test_prompts_and_answers_may_be_text_or_messages(tmp_path, chatty, row):
+    assert read(write(tmp_path, row), "preferences", tokenizer=chatty) == PAIR
+    prompts = read(write(tmp_path, row), "prompts", tokenizer=chatty)["prompt"]
+    assert prompts == PAIR["prompt"]
+
+
+def test_prompts_without_a_column_are_cut_at_the_last_answer(tmp_path, chatty):
+    longer = [ASK, GOOD, message("user", "why ?")]
+    rows = {"chosen": [*longer, GOOD], "rejected": [*longer, BAD]}
+    prompt = "<user> how ? <eos> <assistant> fine <eos> <user> why ? <eos> <assistant>"
+    for row in (rows, {"messages": [*longer, GOOD]}, {"messages": longer}):
+        assert read(write(tmp_path, row), "prompts", tokenizer=chatty)["prompt"] == [prompt]
+
+
+def test_labelled_messages_are_pairs(tmp_path, chatty):
+    rows = [
+        {"prompt": [ASK], "completion": [answer], "label": label}
+        for answer, label in ((BAD, False), (GOOD, True))
+    ]
+    assert read(write(tmp_path, *rows), "preferences", tokenizer=chatty) == PAIR

@@ -118,8 +118,12 @@ def test_an_implicit_prompt_is_the_common_words(tmp_path, chosen, rejected, prom
     ("kind", "wanted"),
     [
         ("corpus", "'text' or 'prompt' + 'completion' or 'messages'"),
-        ("prompts", "'prompt'"),
-        ("preferences", "'prompt' + 'chosen' + 'rejected' or 'chosen' + 'rejected'"),
+        ("prompts", "'prompt' or 'chosen' + 'rejected' or 'messages'"),
+        (
+            "preferences",
+            "'prompt' + 'chosen' + 'rejected' or 'chosen' + 'rejected' or 'prompt' + 'completion' "
+            "+ 'label'",
+        ),
     ],
 )
 def test_wrong_columns_are_named_with_those_wanted(tmp_path, kind, wanted):
@@ -128,25 +132,110 @@ def test_wrong_columns_are_named_with_those_wanted(tmp_path, kind, wanted):
         read(path, kind)
     assert str(error.value) == (
         f"{path} has columns 'question', 'answer'; {kind} need {wanted}. "
-        "Rename the columns of the file"
+        f"Say which is which: --columns {'text' if kind == 'corpus' else 'prompt'}=question"
     )
 
 
 @pytest.mark.parametrize(
     ("rows", "kind", "message"),
     [
-        ([{"text": "a"}, {"text": None}], "corpus", "row 1: 'text' is NoneType, not text"),
-        ([{"text": "a"}, {"text": " "}], "corpus", "row 1: 'text' is empty"),
-        ([{"prompt": "a"}, {"prompt": ""}], "prompts", "row 1: 'prompt' is empty"),
-        ([{"prompt": 7}], "prompts", "row 0: 'prompt' is int, not text"),
-        ([{"prompt": "a", "completion": None}], "corpus", "'completion' is NoneType, not text"),
-        ([{"prompt": "", "completion": ""}], "corpus", "row 0: 'text' is empty"),
-        ([{"chosen": "a", "rejected": None}], "preferences", "'rejected' is NoneType, not text"),
+        ([{"text": "a"}, {"text": None}], "corpus", "rows.jsonl, line 2: 'text' is missing"),
+        ([{"text": "a"}, {"text": " "}], "corpus", "line 2: 'text' is empty"),
+        ([{"prompt": "a"}, {"prompt": ""}], "prompts", "line 2: 'prompt' is empty"),
+        ([{"prompt": 7}], "prompts", "line 1: 'prompt' is int, not text"),
+        ([{"prompt": "a", "completion": None}], "corpus", "'completion' is missing"),
+        ([{"prompt": "", "completion": ""}], "corpus", "line 1: 'text' is empty"),
+        ([{"chosen": "a", "rejected": None}], "preferences", "'rejected' is missing"),
     ],
 )
 def test_rows_that_are_not_text_are_named(tmp_path, rows, kind, message):
     with pytest.raises(ValueError, match=message):
         read(write(tmp_path / "rows.jsonl", rows), kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        (
+            "a.jsonl",
+            '{"text": "x"}\n\n\n{"text": 7}\n',
+            "a.jsonl, line 4: 'text' is int, but str before",
+        ),
+        ("a.csv", 'text,n\n"x\ny",1\n\n"z",2\n" ",3\n', "a.csv, line 6: 'text' is empty"),
+        ("a.jsonl", '\n{"text": "x"}\n\n{"text": null}\n', "a.jsonl, line 4: 'text' is missing"),
+        ("a.json", '[\n{"text": "x"},\n{"text": ""}\n]', "a.json, row 2: 'text' is empty"),
+        ("a.jsonl", '{"text": "x"}\n\n{"text": \n', "a.jsonl, line 3 is no JSON"),
+        ("a.jsonl", '{"text": "x"}\n[1]\n', "a.jsonl, line 2 is no JSON object"),
+    ],
+)
+def test_errors_count_lines_as_editors_do(tmp_path, name, content, says):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=says):
+        read(str(tmp_path / name), "corpus")
+
+
+def test_errors_in_a_folder_name_the_file(tmp_path):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    write(folder / "a.jsonl")
+    write(folder / "b.jsonl", [{"text": "five"}, {"text": ""}])
+    with pytest.raises(ValueError, match="b.jsonl, line 2: 'text' is empty"):
+        read(str(folder), "corpus")
+
+
+def test_columns_may_have_other_names(tmp_path):
+    rows = [{"input": "a b", "good": " c", "bad": " d", "chosen": "x", "n": 1}]
+    path = write(tmp_path / "rows.jsonl", rows)
+    names = "prompt=input, chosen=good,rejected=bad"
+    assert read(path, "preferences", columns=names) == {
+        "prompt": ["a b"], "chosen": [" c"], "rejected": [" d"], "n": [1],
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"has no column 'god', but 'input', 'good'"):
+        read(path, "preferences", columns="chosen=god")
+    with pytest.raises(ValueError, match="must be like prompt=question,chosen=better"):
+        read(path, "preferences", columns="chosen")
+
+
+def test_the_lines_of_a_txt_file_are_prompts_and_a_text_column_is_not(tmp_path):
+    path = write(tmp_path / "rows.txt")
+    assert read(path, "prompts") == {"prompt": ["one two", "three , four"]}
+    with pytest.raises(ValueError, match="prompts need"):
+        read(write(tmp_path / "rows.jsonl"), "prompts")
+
+
+def test_pairs_give_prompts_cut_at_the_last_answer(tmp_path):
+    start = "\n\nHuman: a ?\n\nAssistant: b .\n\nHuman: c ?\n\nAssistant:"
+    rows = [{"chosen": start + " it is d", "rejected": start + " it is e"}]
+    path = write(tmp_path / "rows.jsonl", rows)
+    for kind in ("prompts", "preferences"):
+        found = read(path, kind)
+        assert found["prompt"] == [start] and found["chosen"] == [" it is d"]
+
+
+def labelled(*rows):
+    names = ("prompt", "completion", "label")
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def test_labelled_completions_are_paired_within_their_prompts_first(tmp_path):
+    rows = labelled(
+        ("a", " b", True), ("a", " c", False), ("a", " d", False),
+        ("e", " f", True), ("g", " h", False), ("i", " j", 0),
+    )  # fmt: skip
+    found = read(write(tmp_path / "rows.jsonl", rows), "preferences")
+    pairs = set(zip(found["prompt"], found["chosen"], found["rejected"], strict=True))
+    assert pairs == {
+        ("a", " b", " c"), ("a", " b", " d"), ("", "e f", "g h"), ("", "e f", "i j"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"), [((1, 1), "every label is True"), ((1, 2), "line 2: 'label' is 2")]
+)
+def test_labels_that_cannot_be_paired_are_refused(tmp_path, labels, says):
+    rows = labelled(*(("a", f" {i}", label) for i, label in enumerate(labels)))
+    with pytest.raises(ValueError, match=says):
+        read(write(tmp_path / "rows.jsonl", rows), "preferences")
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.txt", "rows.csv"])
@@ -242,8 +331,9 @@ def test_batches_continue_where_their_state_was_taken():
         next(stream)
     state = stream.state_dict()
     expected = [next(stream) for _ in range(6)]
-    again.load_state_dict(state)
-    assert [next(again) for _ in range(6)] == expected
+    for queue in (state["queue"], state["queue"].tolist()):  # as older checkpoints have it
+        again.load_state_dict(state | {"queue": queue})
+        assert [next(again) for _ in range(6)] == expected
 
 
 def test_prompts_are_spread_over_the_data():
@@ -259,3 +349,9 @@ def test_prompts_that_just_fit_are_accepted(tokenizer, llama):
         check_prompt_lengths(llama, tokenizer, ["the film is"], 46)
     with pytest.raises(ValueError, match="prompt 1 has no tokens"):
         check_prompt_lengths(llama, tokenizer, ["the", ""], 4)
+
+
+def test_prompts_are_counted_in_parts(tokenizer, llama, monkeypatch):
+    monkeypatch.setattr(data, "PART", 2)
+    with pytest.raises(ValueError, match="prompt 4 has 3 tokens"):
+        check_prompt_lengths(llama, tokenizer, ["the", "the", "the film", "the", "the film is"], 46)

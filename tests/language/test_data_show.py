@@ -3,7 +3,7 @@
 import pytest
 
 from rlhf_pg.cli import main
-from rlhf_pg.language.data import bins
+from rlhf_pg.language.data_show import bins
 from support.language import write_rows
 
 
@@ -71,3 +71,30 @@ def test_film_notes_show_all_three_of_their_parts(capsys):
 def test_half_a_command_is_told_the_whole(arguments, capsys):
     assert main(arguments) == 2
     assert "did you mean 'data show'" in capsys.readouterr().err
+
+
+def test_what_each_command_would_do_is_said(tmp_path, capsys):
+    rows = [
+        {"prompt": f"p{i // 2}", "chosen": f"good {i} .", "rejected": f"bad {i}", "n": i}
+        for i in range(40)
+    ] + [{"prompt": "q", "chosen": "x", "rejected": "x", "n": 0}]
+    printed = shown(write(tmp_path, *rows), capsys)
+    assert "not for rlhf-pg finetune: corpus need text or prompt + completion" in printed
+    assert "samples from 41 prompts, 21 different; the reward gets chosen, rejected, n" in printed
+    assert "learns from 41 pairs, leaves out 1 whose completions are equal, holds out 4" in printed
+    assert "no prompts and completions on both sides; 80 different" in printed
+    assert "the longer one (in characters) is chosen in 100 %" in printed
+
+
+def test_a_wrong_row_is_shown_as_what_stops_a_command(tmp_path, capsys):
+    path = tmp_path / "rows.txt"
+    path.write_text("one\ntwo\n")
+    printed = shown(str(path), capsys)
+    assert "would stop: 2 rows are too few" in printed and "samples from 2 prompts" in printed
+
+
+def test_labelled_completions_and_other_names_are_shown(tmp_path, capsys):
+    rows = [{"q": "a", "completion": f" {i}", "label": bool(i % 2)} for i in range(20)]
+    printed = shown(write(tmp_path, *rows), capsys, "--columns", "prompt=q")
+    assert "preferences (prompt + completion + label): for rlhf-pg reward" in printed
+    assert "makes 10 pairs" in printed

@@ -107,10 +107,20 @@ def test_a_pretrained_model_is_trained_on_with_its_own_tokenizer(config_of, base
     assert tokenizer.get_vocab() == models.load(base)[1].get_vocab()
 
 
-def test_texts_end_in_eos_unless_they_are_cut(tokenizer):
-    rows = encode(tokenizer, ["the film", "the film is good"], limit=4)
-    assert rows[0] == [*tokenizer("the film")["input_ids"], tokenizer.eos_token_id]
-    assert rows[1] == tokenizer("the film is good")["input_ids"]
+def test_every_text_ends_in_eos_and_long_ones_are_in_pieces(tokenizer):
+    words = tokenizer("the film is good and long and clear .")["input_ids"]
+    whole = [*words, tokenizer.eos_token_id]
+    for limit in range(2, len(whole) + 3):
+        pieces = encode(tokenizer, ["the film is good and long and clear ."], limit)
+        assert max(map(len, pieces)) <= limit and min(map(len, pieces)) >= 2
+        predicted = [token for piece in pieces for token in piece[1:]]
+        assert [pieces[0][0], *predicted] == whole
+
+
+def test_texts_in_pieces_are_counted(config_of, capsys):
+    finetune(config_of(context=4, epochs=1))
+    printed = capsys.readouterr().out
+    assert "texts longer than the context of 4 tokens are trained on in pieces" in printed
 
 
 def test_every_text_is_in_one_batch_and_like_lengths_are_together():

@@ -10,6 +10,7 @@ from rlhf_pg.core.advantages import estimate_advantages
 from rlhf_pg.core.algorithms import LearnerConfig
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import (
+    all_scored,
     completion_rows,
     exact_kl,
     kl_per_token,
@@ -116,10 +117,12 @@ def test_a_reward_is_called_with_texts_columns_and_what_finished():
     columns = {"answer": ["1", "2", "3"]}
     columns |= {"prompt": no, "prompts": no, "completions": no, "finished": no}
     scores, parts = score_completions(reward, done_by_hand(), columns)
-    assert scores.tolist() == [1, 0, 0.5] and parts == {}
+    assert scores[[0, 2]].tolist() == [1, 0.5] and scores[1].isnan() and parts == {}
+    del received["log_metric"], received["log_extra"], received["trainer_state"]
     assert received == {
         "prompts": ["a", "b c", "d"],
         "completions": [" x", " x y z", ""],
+        "completion_ids": [[4, 1], [4, 5, 6], [1]],  # EOS (1) included, padding not
         "finished": [True, False, True],
         "answer": ["1", "2", "3"],
     }
@@ -161,6 +164,61 @@ def test_an_error_in_a_reward_names_its_place():
         score_completions(reward, done_by_hand(), {})
 
 
+def test_a_row_without_a_score_has_no_step_in_the_rollout():
+    """Of three samples of one prompt the second has no score: only the others are compared."""
+    done, scores = done_by_hand(), torch.tensor([1.0, torch.nan, 3.0])
+    rollout = language_rollout(done, scores, REFERENCE, 0.1, group_size=3)
+    assert rollout.mask.any(1).tolist() == [True, False, True]
+    assert rollout.rewards[1].tolist() == [0, 0, 0] and done.mask[1].all()
+    advantages, _ = estimate_advantages(
+        language_rollout(done, scores, REFERENCE, 0.0, group_size=3),
+        LearnerConfig(baseline="leave-one-out"),
+    )
+    assert advantages.tolist() == [[-2, -2, 0], [0, 0, 0], [2, 0, 0]]
+    rows = completion_rows(done, {"score": scores})
+    assert [row["score"] for row in rows] == [1, None, 3]
+
+
+def test_true_values_need_every_score():
+    with pytest.raises(ValueError, match=r"no score \(None\) to row 1 \(' x y z'\)"):
+        all_scored(torch.tensor([1.0, torch.nan, 3.0]), done_by_hand())
+
+
+# Rewards per token
+
+
+def test_rewards_per_token_land_on_their_tokens():
+    """Beside a number for a row, which lands on its last token, and None."""
+    answer = [[0.5, 2.0], -2.0, None]
+    scores = score(lambda **_: answer, None, done_by_hand(), {})
+    assert scores.scores[:2].tolist() == scores.shaped[:2].tolist() == [2.5, -2]
+    rollout = language_rollout(done_by_hand(), scores.rewards, REFERENCE, kl_coef=0.0)
+    assert rollout.rewards.tolist() == [[0.5, 2, 0], [0, 0, -2], [0, 0, 0]]
+    assert rollout.mask.any(1).tolist() == [True, True, False]
+    advantages, targets = estimate_advantages(rollout, LearnerConfig(lam=0.0))
+    # r + V' - V: .5 + 2 - 1, 2 - 2 | 4 - 3, 5 - 4, -2 - 5
+    assert advantages.tolist() == [[1.5, 0, 0], [1, 1, -7], [0, 0, 0]]
+    to_go, _ = estimate_advantages(rollout, LearnerConfig(baseline="none"))
+    assert to_go.tolist() == [[2.5, 2, 0], [-2, -2, -2], [0, 0, 0]]
+
+
+def test_groups_compare_the_sums_of_rewards_per_token():
+    answer = [[0.5, 0.5], [-1.0, 0.0, -1.0], [3.0]]
+    rollouts = [
+        language_rollout(done_by_hand(), x, REFERENCE, 0.0, group_size=3)
+        for x in (score(lambda **_: answer, None, done_by_hand(), {}).rewards, SCORES)
+    ]
+    config = LearnerConfig(baseline="leave-one-out")
+    assert_close(*(estimate_advantages(rollout, config)[0] for rollout in rollouts))
+
+
+def test_clipping_and_penalties_of_rewards_per_token_fall_on_the_last():
+    answer = [[3.0, 2.0], [1.0, 1.0, 1.0], [0.5]]
+    scores = score(lambda **_: answer, None, done_by_hand(), {}, 2.0, 0.25)
+    assert scores.shaped.tolist() == [2, 1.75, 0.5]  # the second was cut at the limit
+    assert scores.rewards.tolist() == [[3, -1, 0], [1, 1, -0.25], [0.5, 0, 0]]
+
+
 def test_unscored_episodes_carry_no_reward():
     rollout = unscored(done_by_hand())
     assert not rollout.rewards.any() and len(rollout) == 3
@@ -180,6 +238,8 @@ def test_scores_are_clipped_and_then_cut_completions_are_penalised(clip, penalty
     done = SimpleNamespace(
         finished=torch.tensor([True, False, True, False]),
         logprobs=torch.zeros(4, 1),
+        ids=torch.zeros(4, 1, dtype=torch.long),
+        mask=torch.ones(4, 1, dtype=torch.bool),
         prompts=[""] * 4,
         texts=["a", "b", "c", "d"],
     )

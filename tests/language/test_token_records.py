@@ -29,6 +29,9 @@ from support.language import (
 KL_COEF, LEARNER = 0.3, LearnerConfig(gamma=0.9, lam=0.8, clip=0.2, whiten_advantages=True)
 
 
+PPO = LearnerConfig(clip=0.2)
+
+
 @pytest.fixture
 def policy(lm):
     return with_values(LanguagePolicy(lm, temperature=0.7))
@@ -111,7 +114,7 @@ def test_the_equations_hold_between_the_columns_of_a_record(recorded):
 
 def test_every_key_is_documented_and_the_record_is_json(policy, recorded):
     done, rollout, records = recorded
-    for record in token_records.after_update(records, done, rollout, policy):
+    for record in token_records.after_update(records, done, rollout, policy, PPO):
         assert set(record) == set(EPISODE)
         assert set(record["tokens"][0]) <= set(TOKEN)
         assert json.loads(json.dumps(record)) == record
@@ -140,27 +143,40 @@ def test_the_ratio_is_of_the_policy_after_the_update(policy, recorded):
     with torch.no_grad():
         for parameter in policy.model.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
-    for row, record in enumerate(token_records.after_update(records, done, rollout, policy)):
+    for row, record in enumerate(token_records.after_update(records, done, rollout, policy, PPO)):
         logp, ids, _ = alone(policy, done, row)
         expected = (logp.gather(1, ids[:, None])[:, 0] - column(record, "logprob")).exp()
         torch.testing.assert_close(column(record, "ratio"), expected, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("ratio", "advantage", "clipped"),
-    [(1.3, 1.0, True), (1.3, -1.0, False), (0.7, -1.0, True), (0.7, 1.0, False), (1.1, 1.0, False)],
+    ("ratio", "advantage", "clipped", "options"),
+    [
+        (1.3, 1.0, True, {}),
+        (1.3, -1.0, False, {}),
+        (0.7, -1.0, True, {}),
+        (0.7, 1.0, False, {}),
+        (1.1, 1.0, False, {}),
+        (1.3, 1.0, False, {"clip_high": 0.4}),
+        (1.3, 1.0, True, {"ratio": "sequence"}),
+        (4.0, -1.0, True, {"dual_clip": 3.0}),
+        (4.0, 1.0, False, {"clip_weights": True}),
+    ],
 )
-def test_a_token_is_clipped_if_it_gives_no_gradient(ratio, advantage, clipped):
+def test_a_token_is_clipped_if_it_gives_no_gradient(ratio, advantage, clipped, options):
     """Against PPO's loss itself: clipped means that its derivative is 0."""
     old, mask = torch.zeros(1, 1), torch.ones(1, 1)
     new = torch.tensor([[ratio]]).log().requires_grad_()
-    ppo_clip_loss(new, old, torch.tensor([[advantage]]), mask, 0.2).backward()
+    ppo_clip_loss(new, old, torch.tensor([[advantage]]), mask, 0.2, **options).backward()
     assert (float(new.grad) == 0.0) is clipped
     records = [{"clip": 0.2, "tokens": [{"advantage": advantage}]}]
     done = SimpleNamespace(logprobs=old)
+    rollout = SimpleNamespace(mask=torch.ones(1, 1, dtype=torch.bool))
     now = SimpleNamespace(evaluate=lambda _: SimpleNamespace(logprobs=new.detach()))
-    (record,) = token_records.after_update(records, done, None, now)
-    assert record["tokens"][0]["clipped"] is clipped
+    (record,) = token_records.after_update(
+        records, done, rollout, now, LearnerConfig(clip=0.2, **options)
+    )
+    assert record["tokens"][0].get("clipped", False) is clipped
     assert record["tokens"][0]["ratio"] == pytest.approx(ratio)
 
 

@@ -9,10 +9,12 @@ import yaml
 
 from reward_models.combine import WeightedSum
 from reward_models.state import random_state
+from rlhf_pg.checkpoint import Stopped
 from rlhf_pg.core.algorithms import ALGORITHMS
 from rlhf_pg.language import models
 from rlhf_pg.language.config import preset
-from rlhf_pg.language.sampling import encode
+from rlhf_pg.language.rollout import differing_groups
+from rlhf_pg.language.sampling import completion_texts, encode
 from rlhf_pg.language.train import Trainer, train
 from rlhf_pg.runs import METRICS, Run, read_jsonl
 from support.language import PROMPTS, count_good, tiny_lm, write_rows
@@ -98,6 +100,53 @@ def test_columns_and_finished_reach_the_reward(config_of):
     assert prompts == [p for p in (prompts[0], prompts[4]) for _ in range(4)]  # groups are adjacent
     assert answer == [str(PROMPTS.index(p)) for p in prompts]
     assert len(finished) == 8 and all(isinstance(f, bool) for f in finished)
+
+
+def test_rows_without_a_score_are_in_no_mean_and_not_learned_from(config_of):
+    """Every second completion has none; what the reward logs is logged."""
+    steps = []
+
+    def reward(completions, trainer_state, log_metric, log_extra):
+        steps.append((trainer_state.global_step, trainer_state.max_steps))
+        log_metric("rows", len(completions))
+        log_extra("row", list(range(len(completions))))
+        return [3.0 if i % 2 else None for i in range(len(completions))]
+
+    run = train(config_of("ppo", missing_eos_penalty=0.0, samples_every=2), reward)
+    for line in read_jsonl(run.path / "metrics.jsonl"):
+        assert line["score"] == 3 and line["score_std"] == 0 and line["scored"] == 0.5
+        assert line["log/rows"] == 8
+        assert line["objective"] == pytest.approx(3 - line["kl_coef"] * line["kl"], abs=1e-5)
+    # Each iteration once, and the first and second also for the fixed prompts.
+    assert sorted(set(steps)) == [(0, 2), (1, 2)]
+    samples = read_jsonl(run.path / "samples.jsonl")
+    assert [row["score"] for row in samples[:4]] == [None, 3, None, 3]
+    assert [row["extra/row"] for row in samples[:4]] == [0, 1, 2, 3]
+    tokens = read_jsonl(run.path / "tokens.jsonl")
+    assert tokens and all(record["score"] == 3 for record in tokens)
+
+
+def test_a_rollout_without_any_score_is_logged_and_not_learned_from(config_of):
+    trainer = Trainer(config_of("ppo", kl_target=1.0), lambda completions, **_: [None] * 8)
+    before = [p.detach().clone() for p in trainer.policy.parameters()]
+    metrics, _ = trainer.step()
+    assert metrics["scored"] == 0 and "score" not in metrics and "objective" not in metrics
+    assert all(map(torch.equal, before, trainer.policy.parameters()))
+    trainer.keep_best(None, 1, metrics)
+
+
+def test_rewards_per_token_reach_the_learner_and_the_page(config_of):
+    """Only the first token is rewarded, if it is "good"."""
+
+    def reward(completions, completion_ids, **_):
+        first = [float(text.split()[:1] == ["good"]) for text in completions]
+        return [[x] + [0.0] * (len(ids) - 1) for x, ids in zip(first, completion_ids, strict=True)]
+
+    run = train(config_of("ppo", missing_eos_penalty=0.0, samples_kept=8), reward)
+    records = read_jsonl(run.path / "tokens.jsonl")
+    for record in records:
+        first, *others = [token["score"] for token in record["tokens"]]
+        assert first == record["score"] and not any(others)
 
 
 def test_the_policy_maximises_the_score_after_clip_and_penalty(config_of, tokenizer):
@@ -277,3 +326,80 @@ def test_a_reward_that_fails_leaves_no_policy(config_of, answer, message):
     with pytest.raises(ValueError, match=message):
         train(config, lambda **_: answer)
     assert not Path(config.output).exists()
+
+
+# Dynamic sampling, and truncated completions
+
+
+def test_groups_of_equal_scores_are_drawn_anew_from_other_prompts(config_of):
+    """Only completions of the first prompt differ in score; the data has five prompts."""
+    config = config_of("dapo", samples_per_prompt=2, dynamic_sampling=20, missing_eos_penalty=0.0)
+    calls = []
+
+    def reward(prompts, completions, log_extra):
+        calls.append(len(prompts))
+        log_extra("row", list(range(len(prompts))))
+        return [float(i % 2) * (p == PROMPTS[0]) for i, p in enumerate(prompts)]
+
+    trainer = Trainer(config, reward)
+    done, scores, _, rollout = trainer.collect(
+        next(trainer.prompts), trainer.generator, config.dynamic_sampling
+    )
+    assert done.prompts == [PROMPTS[0]] * 8 and scores.scores.tolist() == [0, 1] * 4
+    assert trainer.redrawn == sum(calls[1:]) / 2 and calls[0] == 8
+    # Every row is still its own: log-probabilities, texts, rewards and what was logged.
+    again = trainer.policy.evaluate(rollout).logprobs
+    assert ((again - done.logprobs).abs() * done.mask).max() < 1e-5
+    assert done.texts == completion_texts(
+        trainer.tokenizer, done.prompt_ids, done.prompt_mask, done.ids, done.mask
+    )
+    assert rollout.rewards.sum(1).tolist() == [0, 1] * 4
+    assert [row % 2 for row in scores.log.extra["row"]] == [0, 1] * 4
+    metrics, _ = trainer.step()
+    assert metrics["score"] == 0.5 and metrics["redrawn"] > 0
+
+
+def test_equal_scores_stay_once_the_limit_is_reached(config_of):
+    calls = []
+
+    def reward(completions, **_):
+        calls.append(len(completions))
+        return [1.0] * len(completions)
+
+    config = config_of("dapo", samples_per_prompt=2, dynamic_sampling=2, missing_eos_penalty=0.0)
+    metrics, _ = Trainer(config, reward).step()
+    assert calls == [8, 8, 8] and metrics["redrawn"] == 2
+
+
+def test_groups_differ_by_their_scores_alone():
+    nan = float("nan")
+    shaped = torch.tensor([1.0, 1, 1, 2, nan, 3, nan, nan])
+    assert differing_groups(shaped, 2).tolist() == [False, True, False, False]
+    assert differing_groups(shaped, 4).tolist() == [True, False]
+
+
+def test_truncated_completions_can_be_left_out(config_of):
+    config = config_of("rloo", rows=32, max_new_tokens=4, mask_truncated=True)
+    trainer = Trainer(config, count_good)
+    done, scores, _, rollout = trainer.collect(next(trainer.prompts), trainer.generator)
+    assert 0 < done.finished.sum() < 32
+    assert torch.equal(rollout.mask.any(1), done.finished)
+    assert torch.equal(scores.shaped[done.finished], scores.scores[done.finished])
+    assert not scores.scores.isnan().any()
+    metrics, _ = trainer.step()
+    assert metrics["scored"] == pytest.approx(metrics["eos_rate"])
+
+
+def test_a_run_with_dynamic_sampling_resumes_bit_for_bit(config_of, tmp_path):
+    def reward(completions, **_):
+        return [float("good" in text) for text in completions]
+
+    options = {"samples_per_prompt": 2, "checkpoint_every": 1, "iterations": 3}
+    whole = train(config_of("dapo", output=str(tmp_path / "whole"), **options), reward)
+    part = config_of("dapo", output=str(tmp_path / "part"), **options)
+    with pytest.raises(Stopped):
+        train(part, reward, until=1)
+    train(part, reward, resume=tmp_path / "part")
+    lines = [read_jsonl(path / "metrics.jsonl") for path in (whole.path, tmp_path / "part")]
+    for name in ("score", "kl", "redrawn", "grad_norm"):
+        assert [line.get(name) for line in lines[0]] == [line.get(name) for line in lines[1]]

@@ -1,12 +1,22 @@
 """Rewards are called by keyword with what they accept, and their answers are checked."""
 
+import asyncio
+
 import numpy as np
 import pytest
 import torch
 
 from reward_models import RewardError
-from reward_models.calling import NonFiniteScoreError, call_reward, call_with_parts, check_scores
-from reward_models.combine import WeightedSum
+from reward_models.calling import (
+    Log,
+    NonFiniteScoreError,
+    TrainerState,
+    call_reward,
+    call_with_parts,
+    check_scores,
+)
+from reward_models.combine import Clip, Ensemble, Normalise, WeightedSum
+from reward_models.rules import make_rule
 
 TEXTS = {"prompts": ["p", "q"], "completions": [" a good film", " b"]}
 
@@ -103,7 +113,7 @@ def test_functions_get_only_what_they_accept():
         call_reward(reward, "r", **TEXTS, topic=["x", "y"], finished=[True, False])
     assert seen == {
         "plain": ["x", "y"],
-        "greedy": ["completions", "finished", "prompts", "topic"],
+        "greedy": sorted([*TEXTS, "finished", "log_extra", "log_metric", "topic", "trainer_state"]),
     }
 
 
@@ -162,9 +172,141 @@ def test_a_callable_object_names_its_line_too():
         call_reward(Mine(), "mine", **TEXTS)
 
 
-def test_an_asynchronous_function_is_refused():
-    async def reward(completions):
+def test_a_missing_argument_is_answered_with_those_that_there_are():
+    def reward(completions, environments):
         return [0, 0]
 
-    with pytest.raises(RewardError, match="asynchronous"):
+    with pytest.raises(RewardError) as error:
+        call_reward(reward, "r", **TEXTS, completion_ids=[[1], [2]])
+    listed = "prompts, completions, trainer_state, log_metric, log_extra, completion_ids"
+    assert listed in str(error.value) and "'environments'" in str(error.value)
+
+
+def test_asynchronous_parts_of_a_sum_run_at_the_same_time():
+    """Each waits until all have begun: one after another, they would wait for ever."""
+    begun = []
+
+    def waiting(score):
+        async def reward(completions, **columns):
+            begun.append(score)
+            while len(begun) < 2:
+                await asyncio.sleep(0)
+            return [score] * len(completions)
+
+        return reward
+
+    class Waiting:
+        __call__ = staticmethod(waiting(10))
+
+    members = {"a": waiting(1), "plain": lambda **_: [100, None], "b": Waiting()}
+    assert WeightedSum(members)(**TEXTS) == [111, 11]
+
+
+def test_asynchronous_rewards_run_inside_a_running_loop():
+    """As in a notebook."""
+
+    async def reward(completions):
+        return [1, 2]
+
+    async def cell():
+        return call_reward(reward, "r", **TEXTS)
+
+    assert asyncio.run(cell()) == [1, 2]
+
+
+@pytest.mark.parametrize("kind", [ValueError, SystemExit])
+def test_an_exception_in_an_asynchronous_reward_names_its_line(kind):
+    async def reward(completions):
+        raise kind("no")
+
+    line = reward.__code__.co_firstlineno + 1
+    with pytest.raises(RewardError, match=f"test_calling.py:{line}: {kind.__name__}: no"):
         call_reward(reward, "r", **TEXTS)
+
+
+def test_an_error_before_the_awaiting_leaves_no_coroutine_behind():
+    async def one(completions):
+        return [0, 0]
+
+    def other(completions):
+        raise ValueError
+
+    with pytest.raises(RewardError, match="'other' failed"):
+        WeightedSum({"one": one, "other": other})(**TEXTS)
+
+
+# What TRL passes
+
+
+def test_prompts_of_messages_come_as_messages_to_functions_and_as_texts_to_ours():
+    seen = {}
+
+    def reward(prompts, completions, **columns):
+        seen.update(prompts=prompts, completions=completions, columns=sorted(columns))
+        return [0.5, 0.5]
+
+    messages = [[{"role": "user", "content": text}] for text in TEXTS["prompts"]]
+    both = WeightedSum({"mine": reward, "keyword": make_rule("keyword", {"words": "film"})})
+    assert both(**TEXTS, prompt_messages=messages) == [1.5, 0.5]
+    assert seen["prompts"] == messages
+    assert seen["completions"][0] == [{"role": "assistant", "content": " a good film"}]
+    assert "prompt_messages" not in seen["columns"]
+
+
+def test_rewards_log_numbers_and_a_value_per_row():
+    log = Log(2)
+
+    def reward(completions, trainer_state, log_metric, log_extra):
+        log_metric("words", np.float64(trainer_state.global_step))
+        log_extra("first", [text[1] for text in completions])
+        return [0, 0]
+
+    logs = {"log_metric": log.log_metric, "log_extra": log.log_extra}
+    for step in (3, 4):
+        call_reward(reward, "r", **TEXTS, **logs, trainer_state=TrainerState(step, 9))
+    assert log.metrics == {"words": [3, 4]} and log.extra == {"first": ["a", "b"]}
+    assert call_reward(reward, "r", **TEXTS) == [0, 0]  # outside of training, too
+    with pytest.raises(RewardError, match="got 1 values for 2 completions"):
+        log.log_extra("x", [1])
+    with pytest.raises(RewardError, match="got 'x'; give a number"):
+        log.log_metric("x", "x")
+
+
+# A score per token
+
+IDS = [[5, 6, 1], [7]]
+
+
+def test_a_score_per_token_is_a_list_of_its_length():
+    for answer in ([[1, 2, 3], 4], [torch.tensor([1, 2, 3]), np.float32(4)]):
+        assert check_scores(answer, 2, "r", completion_ids=IDS) == [[1.0, 2.0, 3.0], 4.0]
+
+
+@pytest.mark.parametrize(
+    ("scores", "says"),
+    [
+        ([[1, 2], 0], r"gave 2 numbers to row 0 \(' a good film'\), which has 3 completion_ids"),
+        (torch.zeros(2, 3), "gave 3 numbers to row 1"),
+        ([0, [None]], "gave None to row 1"),
+        ([[0, float("nan"), 0], 0], "gave nan to row 0"),
+    ],
+)
+def test_a_wrong_score_per_token_is_named(scores, says):
+    with pytest.raises(RewardError, match=says):
+        check_scores(scores, 2, "mine", TEXTS["completions"], IDS)
+
+
+def test_scores_per_token_combine_token_by_token():
+    """A number for the row counts at its last token; the sums are those of plain scores."""
+    tokens = lambda completions, **_: [[1, 2, 3], [4]]  # noqa: E731
+    plain = lambda completions, **_: [10, None]  # noqa: E731
+    members = {"tokens": tokens, "plain": plain}
+    both = {**TEXTS, "completion_ids": IDS}
+    assert WeightedSum(members, {"tokens": 2.0})(**both) == [[2, 4, 16], [8]]
+    assert WeightedSum({"a": tokens, "b": tokens})(**both) == [[2, 4, 6], [8]]
+    assert Ensemble(members)(**both) == [[0.5, 1, 6.5], [4]]
+    assert Ensemble(members, "worst")(**both) == [[1, 2, 3], [4]]
+    assert Clip({"tokens": tokens}, -1, 5)(**both) == [[1, 2, 2], [4]]
+    # Sums 6 and 4: mean 5, deviation 1.
+    normalised = Normalise({"tokens": tokens}, eps=0.0)(**both)
+    assert normalised == [[1, 2, -2], [-1]]

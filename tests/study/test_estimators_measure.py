@@ -11,6 +11,7 @@ import torch
 from rlhf_pg.core.algorithms import LearnerConfig
 from rlhf_pg.core.rollout import Evaluation, Rollout
 from rlhf_pg.study.estimators import measure
+from rlhf_pg.study.estimators.command import SECTIONS
 from rlhf_pg.study.estimators.measure import BLOCKS, ESTIMATOR, estimate, learned_constants
 from rlhf_pg.study.estimators.methods import Method, after_steps, methods
 from rlhf_pg.study.estimators.statistics import Truth
@@ -69,7 +70,7 @@ def entries():
 
 def test_all_the_estimators_are_there(entries):
     families = {entry["family"] for entry in entries.values()}
-    assert families == {"reinforce", "reward-to-go", "baseline", "gae", "group", "ppo"}
+    assert families == {*SECTIONS}
     keys = set(ESTIMATOR) - {"moved"}
     for entry in entries.values():
         assert keys <= set(entry)

@@ -12,7 +12,7 @@ from rlhf_pg.language.config import preset
 from rlhf_pg.language.train import train
 from rlhf_pg.study.config import EstimatorsConfig
 from rlhf_pg.study.estimators.measure import estimate, explained_variance, kl_per_step, measure
-from rlhf_pg.study.estimators.methods import Method, methods
+from rlhf_pg.study.estimators.methods import Method, methods, variants
 from rlhf_pg.study.estimators.sources import Enumerated, TextRun, after
 from rlhf_pg.study.estimators.statistics import Truth, known
 from rlhf_pg.study.oracle import language_oracle, policy_parameters
@@ -152,6 +152,24 @@ def test_coupled_is_what_depends_on_the_other_rows(source, chosen):
             assert depends == method.couples, method.name
         else:
             assert method.couples
+
+
+def test_where_the_policy_has_not_moved_clips_make_no_difference(source):
+    grpo, dr_grpo, dapo, gspo, cispo = variants(1.0, 0)
+    rollout = source.batch()["zero"]
+    now = source.policy.evaluate(rollout).logprobs
+    close = dict(atol=1e-5, rtol=0)
+    for other in (dapo, cispo):
+        torch.testing.assert_close(
+            other.weights(rollout, {}, now), grpo.weights(rollout, {}, now), **close
+        )
+    centred = Method("group mean", "baseline", LearnerConfig(baseline="group-centred"))
+    expected = centred.weights(rollout, {}, now)
+    torch.testing.assert_close(dr_grpo.weights(rollout, {}, now), expected, **close)
+    # GSPO's mean over rows: an episode of n steps weighs 1/n of its sum.
+    whole = Method("", "", replace(grpo.config, reduction="episode")).weights(rollout, {}, now)
+    lengths = rollout.mask.sum(1, keepdim=True)
+    torch.testing.assert_close(gspo.weights(rollout, {}, now), whole / lengths, **close)
 
 
 def test_ppos_first_gradient_is_the_plain_one(source):

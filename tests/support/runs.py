@@ -2,12 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import traceback
+import warnings
+from collections import namedtuple
 from pathlib import Path
 
+from rlhf_pg.cli import main
 from rlhf_pg.language import models
 from rlhf_pg.runs import read_jsonl
 from support.language import TEXTS, tiny_lm
@@ -17,11 +23,13 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def make_world(folder):
-    """base/, prompts.jsonl, pairs.jsonl and corpus.jsonl for commands that run in `folder`."""
+    """base/, prompts.jsonl, pairs.jsonl, corpus.jsonl and rewards.py (support/faulty_rewards.py)
+    for commands that run in `folder`."""
+    shutil.copy(Path(__file__).with_name("faulty_rewards.py"), folder / "rewards.py")
     tokenizer = models.train_tokenizer(TEXTS, "word")
     models.save(folder / "base", tiny_lm("llama", tokenizer, spread=0.1), tokenizer)
     rows = {
-        "prompts": [{"prompt": text.split()[0]} for text in TEXTS],
+        "prompts": [{"prompt": text.split()[0], "tags": {"words": ["a"]}} for text in TEXTS],
         "corpus": [{"text": text} for text in TEXTS * 30],
         "pairs": [
             {"prompt": a.split()[0], "chosen": " " + b, "rejected": " " + a + " " + b}
@@ -74,6 +82,53 @@ def kill_after(folder, output, lines, *words, number=signal.SIGKILL, delay=0.0):
         time.sleep(0.002)
     _, stderr = process.communicate(timeout=120)
     return process.returncode, stderr
+
+
+Finished = namedtuple("Finished", "code out err")  # the exit code, or minus a signal's number
+
+
+class Forked:
+    """`rlhf-pg WORDS` in a copy of this process, which costs no imports; `before()` runs in it
+    first."""
+
+    def __init__(self, folder, *words, before=None):
+        self.files = [tempfile.TemporaryFile() for _ in range(2)]
+        sys.stdout.flush(), sys.stderr.flush()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of other threads: none hold locks
+            self.pid = os.fork()
+        if self.pid == 0:
+            code = 70
+            try:
+                for number, file in enumerate(self.files, 1):
+                    os.dup2(file.fileno(), number)
+                sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+                os.chdir(folder)
+                if before:
+                    before()
+                code = main([str(word) for word in words])
+            except SystemExit as error:
+                code = error.code if isinstance(error.code, int) else int(error.code is not None)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush(), sys.stderr.flush()
+                os._exit(code)
+
+    def wait(self):
+        """How it ended."""
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        texts = []
+        for file in self.files:
+            file.seek(0)
+            texts.append(file.read().decode())
+            file.close()
+        return Finished(code, *texts)
+
+
+def forked(folder, *words, before=None):
+    """Run a command to its end in a copy of this process."""
+    return Forked(folder, *words, before=before).wait()
 
 
 def content(run_folder):

@@ -45,6 +45,8 @@ def estimate(rollout: Rollout, config: LearnerConfig, f: Functions) -> tuple[Ten
     else:
         unwhitened = replace(config, whiten_advantages=False)
         advantages, targets = estimate_advantages(rollout, unwhitened)
+        if config.baseline == "batch-mean":  # also of rows that a wrong mask leaves without steps
+            advantages = zero_padding(targets - targets[:, 0].mean(), mask)
     if config.whiten_advantages:
         advantages = f.whiten(advantages, mask)
     return advantages, zero_padding(targets, mask)
@@ -63,7 +65,7 @@ class ReplacedLearner(Learner):
     def update(self, rollout: Rollout) -> dict[str, float]:
         advantages, targets = estimate(rollout, self.config, self.functions)
         for _ in range(self.config.epochs):
-            for rows in self._minibatches(len(rollout)):
+            for rows in self._minibatches(torch.ones(len(rollout), dtype=torch.bool)):
                 self._step(rollout[rows], advantages[rows], targets[rows])
         return {}
 
@@ -80,13 +82,13 @@ class ReplacedLearner(Learner):
             terms["value_loss"] = (loss, config.value_coef, "token")
         return terms, {}
 
-    def _apply_gradient(self) -> float:
+    def _apply_gradient(self) -> tuple[float, float]:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         for gradient, last in zip(gradients, self.last, strict=bool(self.last)):
             gradient += self.functions.left_gradient(last)
-        norm = super()._apply_gradient()
+        result = super()._apply_gradient()
         self.last = [gradient.clone() for gradient in gradients]  # as clipped
-        return norm
+        return result
 
 
 def expected_gradient(

@@ -16,7 +16,7 @@ from rlhf_pg.core.algorithms import LearnerConfig
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.core.rollout import Rollout
 from rlhf_pg.language.enumeration import every_completion
-from rlhf_pg.language.rollout import score_completions, unscored
+from rlhf_pg.language.rollout import required_scores, unscored
 from rlhf_pg.study.bugs import learner
 from rlhf_pg.study.bugs.functions import RIGHT, Functions, score_on_last_token
 from rlhf_pg.study.bugs.learner import ReplacedLearner, TablePolicy
@@ -57,7 +57,7 @@ def enumerated() -> Enumerated:
     for table, logp in zip(tables, both, strict=True):
         table[states[done.mask]] = logp[done.mask]
     logits, ref_logits = tables
-    scores = score_completions(task.reward, done, {})[0].double()
+    scores = required_scores(task.reward, done, {}).double()
     pads = {"eos": task.tokenizer.eos_token_id, "own": task.tokenizer.pad_token_id, "unused": -1}
     ids, mask, finished = done.ids, done.mask, done.finished
     return Enumerated(ids, mask, states, finished, scores, logits, ref_logits, pads)

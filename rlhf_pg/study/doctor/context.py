@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from reward_models.calling import Score
+from reward_models.calling import total
 from reward_models.pretrained import open_pretrained
 from rlhf_pg.core.rollout import Evaluation
 from rlhf_pg.language import data, models
@@ -138,7 +138,7 @@ class Context:
 
     def score(
         self, rows: Sequence[int] | None = None, finished: list[bool] | None = None
-    ) -> list[Score]:
+    ) -> list[float | None]:
         """Scores of the completions, or of those `rows`, by one call as training makes it.
 
         `finished` replaces that column. Running moments are restored. Raises what the reward
@@ -151,22 +151,23 @@ class Context:
         own: dict[str, Any] = {
             "prompts": done.prompts,
             "completions": done.texts,
+            "completion_ids": [row[m].tolist() for row, m in zip(done.ids, done.mask, strict=True)],
             "finished": finished,
         }
         rows = range(len(done.texts)) if rows is None else rows
         chosen = {name: [values[i] for i in rows] for name, values in (columns | own).items()}
         moments = self.trainer.reward.state_dict()
-        scores = self.trainer.reward(**chosen)
+        scores = [total(score) for score in self.trainer.reward(**chosen)]
         self.trainer.reward.load_state_dict(moments)
         return scores
 
     @cached_property
-    def scores(self) -> list[Score]:
+    def scores(self) -> list[float | None]:
         """The score of each completion; None if the reward does not apply to it."""
         return self.score()
 
     @cached_property
-    def second_scores(self) -> list[Score]:
+    def second_scores(self) -> list[float | None]:
         return self.score()
 
     @property

@@ -13,11 +13,14 @@ from types import ModuleType
 from rich.text import Text
 
 from reward_models.files import saved_text
+from rlhf_pg.language.loaded import run_folder
 from rlhf_pg.progress import Progress, console, number
+from rlhf_pg.runs import options_of
 from rlhf_pg.study.config import DoctorConfig
 from rlhf_pg.study.doctor import model, reward, step, text
 from rlhf_pg.study.doctor.context import Context, Result, Skip
 from rlhf_pg.study.doctor.measure import Iteration
+from rlhf_pg.trust import check
 
 GROUPS = {"model": model, "tokenizer and prompts": text, "reward": reward, "gradient step": step}
 STYLES = {"pass": "green", "warn": "bold yellow", "fail": "bold red", "skip": "dim"}
@@ -33,6 +36,10 @@ def main(config: DoctorConfig) -> list[Result]:
     Raises ValueError for what `rlhf-pg train` refuses, and SystemExit(1), at the end, if a check
     failed.
     """
+    if folder := run_folder(config.model):
+        options = options_of(folder)  # those that are still the run's
+        taken = {name: x for name, x in options.items() if x == getattr(config, name, None)}
+        check(folder, taken, config.trust, flags=("reward", "gold", "data", "reference"))
     context = Context(config)
     results = run_checks(context, shown=console.is_terminal)
     show(context, results)

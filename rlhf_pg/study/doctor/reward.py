@@ -4,7 +4,6 @@ from collections import defaultdict
 
 import torch
 
-from reward_models.calling import Score
 from rlhf_pg.progress import number
 from rlhf_pg.study.doctor.context import Context, Result, Skip, Status, result
 
@@ -16,8 +15,8 @@ def valid_scores(context: Context) -> Result:
     """The reward gives every completion a finite score."""
     share = context.scores.count(None) / len(context.scores)  # other bad scores raise an error
     advice = (
-        "a score of None (does not apply) counts as 0: add a part that applies to every row, as in "
-        "--reward 'A + 0.1*length'"
+        "completions with a score of None (does not apply) are left out of training: if that is "
+        "not meant, add a part that applies to all, as in --reward 'A + 0.1*length'"
     )
     otherwise: Status = "warn" if share < 1 else "fail"
     return result(share == 0, f"{number(100 * share)}% None", "0%", advice, otherwise)
@@ -111,14 +110,14 @@ def length(context: Context) -> Result:
     return result(abs(value) <= 0.8, f"correlation {number(value)}", "−0.8 to 0.8", advice, "warn")
 
 
-def _repeatable_scores(context: Context) -> list[Score]:
+def _repeatable_scores(context: Context) -> list[float | None]:
     """The scores; Skip if a second call gives others."""
     if _difference(context.scores, context.second_scores) > _allowed(context):
         raise Skip("scores differ each time")
     return context.scores
 
 
-def _difference(a: list[Score], b: list[Score]) -> float:
+def _difference(a: list[float | None], b: list[float | None]) -> float:
     """max |a - b|; infinite if only one of the two is None."""
     pairs = [(x, y) for x, y in zip(a, b, strict=True) if not (x is None and y is None)]
     infinity = float("inf")

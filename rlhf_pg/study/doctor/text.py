@@ -3,6 +3,7 @@
 import statistics
 
 from rlhf_pg.language import data
+from rlhf_pg.language.conversations import is_conversation
 from rlhf_pg.progress import command, number
 from rlhf_pg.study.doctor.context import Context, Result, Skip, result
 
@@ -133,4 +134,4 @@ def _has_messages(context: Context) -> bool:
     """Whether the data's prompts are lists of messages, formatted by the chat template."""
     source = context.config.data
     plain = context.tokenizer.chat_template is None or source == data.FILM_NOTES
-    return not plain and data.is_conversation(data.load(source)["prompt"][0])
+    return not plain and any(is_conversation(values[0]) for values in data.load(source).values())

@@ -27,6 +27,7 @@ SECTIONS = {  # of the table, by family
     "gae": "bootstrapped (GAE)",
     "group": "divided by deviation",
     "ppo": "PPO",
+    "variant": "variants of GRPO",
 }
 LEGEND = (
     "bias |E g − g*|/|g*|; variance and MSE in |g*|²; cosine of E g with g*, and mean cosine of "
@@ -125,7 +126,11 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         f"{result['samples_per_prompt']} from each start; {result['estimates']} estimates.",
         LEGEND,
     ]
-    moved = [f"{number(e['moved'])} at k={e['steps']}" for e in result["methods"] if e["steps"]]
+    moved = [
+        f"{number(e['moved'])} at k={e['steps']}"
+        for e in result["methods"]
+        if e["steps"] and e["family"] == "ppo"
+    ]
     if moved:
         lines.append(
             "k: the policy is k PPO steps on one other batch away from the one that sampled (KL in "

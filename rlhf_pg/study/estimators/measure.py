@@ -16,11 +16,12 @@ from rlhf_pg.core.masked import masked_var, zero_padding
 from rlhf_pg.core.rollout import Policy
 from rlhf_pg.progress import Progress, console
 from rlhf_pg.study.config import BLOCKS
-from rlhf_pg.study.estimators.methods import Method, after_steps, methods
+from rlhf_pg.study.estimators.methods import Method, after_steps, methods, variants
 from rlhf_pg.study.estimators.sources import Batch, Source, actor_parameters, after
 from rlhf_pg.study.estimators.statistics import Numbers, Truth, known, measured, root
 
 EARLIER = 8  # batches that the constant baselines are learned from
+VARIANTS_AFTER = 2  # PPO steps: clips have an effect then
 TOO_NOISY = 0.5  # relative error of a true gradient that is of no use
 OTHER_LAMBDAS = (0.0, 0.95)  # for the critics after the first
 MEMORY = 2**29  # numbers in the block means that are held at once
@@ -29,10 +30,10 @@ MEMORY = 2**29  # numbers in the block means that are held at once
 # measure has a standard error, NAME_se, 0 if exact; both are null if noise hides the measure.
 ESTIMATOR: dict[str, str] = {
     "name": "name in the table",
-    "family": "reinforce, reward-to-go, baseline, gae, group or ppo",
+    "family": "reinforce, reward-to-go, baseline, gae, group, ppo or variant",
     "lam": "GAE's lambda, or null",
     "critic": "whose values it uses: zero, fitted, own or exact; or null",
-    "steps": "PPO: gradient steps from the sampling policy to the measured one; else null",
+    "steps": "PPO, variants: gradient steps from the sampling policy to the measured one; or null",
     "moved": "PPO: KL(sampling policy || measured policy), nats per step; else left out",
     "expected_exactly": "whether the measures are sums over all episodes, without sampling error",
     "rescaled": "whether estimates are first multiplied by `scale`, since their scale is arbitrary",
@@ -97,7 +98,7 @@ def measure(source: Source) -> dict[str, Any]:
             for name, about in source.critics.items()
         ),
         "constants": constants,
-        "methods": entries,
+        "methods": sorted(entries, key=lambda entry: entry["family"] == "variant"),  # at the end
     }
 
 
@@ -116,9 +117,12 @@ def _after_ppo_steps(
         if truth.relative_error > TOO_NOISY:
             console.print(f"k={steps}: the true gradient is too noisy; raise --truth_rows")
             continue
-        method = after_steps(source.ppo, steps, first)
-        (entry,) = estimate(policy, batches, [method], constants, truth)
-        entries.append({**entry, "moved": kl_per_step(policy, batches[:BLOCKS])})
+        chosen = [after_steps(source.ppo, steps, first)]
+        if steps == VARIANTS_AFTER:
+            chosen += variants(source.gamma, steps)
+        moved = kl_per_step(policy, batches[:BLOCKS])
+        estimated = estimate(policy, batches, chosen, constants, truth)
+        entries += [{**entry, "moved": moved} for entry in estimated]
     return entries
 
 

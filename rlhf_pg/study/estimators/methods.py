@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from rlhf_pg.core.advantages import estimate_advantages
-from rlhf_pg.core.algorithms import Baseline, LearnerConfig
+from rlhf_pg.core.algorithms import Baseline, LearnerConfig, algorithm
 from rlhf_pg.core.gradients import step_weights
 from rlhf_pg.core.rollout import Rollout
 
@@ -18,6 +18,7 @@ BASELINES: dict[str, Baseline] = {  # by the name in the table
     "leave-one-out": "leave-one-out",
     "group mean": "group-centred",
 }
+VARIANTS = ("grpo", "dr-grpo", "dapo", "gspo", "cispo")  # named algorithms
 COMPARING = ("batch-mean", "leave-one-out", "group", "group-centred")
 
 
@@ -26,7 +27,7 @@ class Method:
     """A gradient estimator: one way to weight the steps of a batch."""
 
     name: str
-    family: str  # reinforce, reward-to-go, baseline, gae, group or ppo
+    family: str  # reinforce, reward-to-go, baseline, gae, group, ppo or variant
     config: LearnerConfig
     critic: str | None = None  # a name in `Source.critics`
     whole: bool = False  # weight every step with the return of the whole episode
@@ -36,14 +37,16 @@ class Method:
     def couples(self) -> bool:
         """Whether an episode's weights depend on the other episodes of its batch."""
         config = self.config
-        coupled = config.whiten_advantages or config.reduction == "token"
+        scaled = config.whiten_advantages or config.divide_by_batch_std
+        coupled = scaled or config.reduction == "token"
         return coupled or config.baseline in COMPARING
 
     @property
     def rescaled(self) -> bool:
         """Whether its scale is arbitrary: divided by a deviation, or by a number of tokens."""
         config = self.config
-        divided = config.whiten_advantages or config.baseline == "group"
+        scaled = config.whiten_advantages or config.divide_by_batch_std
+        divided = scaled or config.baseline == "group"
         return divided or config.reduction != "episode"
 
     def weights(
@@ -95,6 +98,21 @@ def methods(
         Method("whitened, λ=1", "ppo", with_critic(1.0, whiten_advantages=True), first),
         Method("token mean, λ=1", "ppo", with_critic(1.0, reduction="token"), first),
         after_steps(ppo, 0, first),
+        Method(
+            "group mean, ÷ batch deviation",
+            "variant",
+            replace(plain, baseline="group-centred", divide_by_batch_std=True),
+        ),
+        # At ratio 1 clips have no effect: dapo and cispo are grpo.
+        *(m for m in variants(gamma, 0) if m.name.startswith(("grpo", "gspo"))),
+    ]
+
+
+def variants(gamma: float, steps: int) -> list[Method]:
+    """The named variants of GRPO at a policy `steps` PPO steps from the sampling one."""
+    return [
+        Method(f"{name}, k={steps}", "variant", algorithm(name, gamma=gamma), steps=steps)
+        for name in VARIANTS
     ]
 
 

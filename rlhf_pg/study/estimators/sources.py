@@ -226,7 +226,7 @@ class TextRun(Source):
         columns = repeated(run.prompts, chosen.tolist(), group)
         limit = run.config.max_new_tokens
         completions = sample(policy, run.tokenizer, columns["prompt"], limit, self.generator)
-        scores = run.score(completions, columns, with_gold=False).shaped
+        scores = run.score(completions, columns, with_gold=False).rewards
         ref_logprobs = reference_logprobs(run.reference, completions)
         return language_rollout(completions, scores, ref_logprobs, run.kl_coef, group_size=group)
 
