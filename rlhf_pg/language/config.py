@@ -121,7 +121,7 @@ class TrainConfig(Options):
     """Iterations between checkpoints, to resume from; 0 writes none. By default as often as takes
     under 5 % of the time, and at most every 10 seconds."""
     device: Device = "auto"
-    """"auto" uses an accelerator if there is one; "cpu" does not."""
+    """"auto" uses a CUDA GPU if there is one, and never Apple's (MPS); "cpu" uses none."""
     seed: int = option(0, at_least=0)
     """Random seed of sampling, prompt order and minibatches."""
     output: str | None = None
@@ -268,7 +268,7 @@ class RewardConfig(Options):
     """Maximum length of a text in tokens, usually 256 to 2,048; longer ones lose the beginning of
     their prompt. Defaults to the model's context."""
     device: Device = "auto"
-    """"auto" uses an accelerator if there is one; "cpu" does not."""
+    """"auto" uses a CUDA GPU if there is one, and never Apple's (MPS); "cpu" uses none."""
     curve: list[int] | None = option(None, at_least=1)
     """Also train new models on these numbers of pairs and report their accuracy: '[500, 1000]'."""
     checkpoint_every: int | None = option(None, at_least=0)
@@ -343,7 +343,7 @@ class EvaluateConfig(Options):
     temperature: float | None = option(None, at_least=0.01)
     """Sampling temperature. Defaults to the run's, or 1."""
     device: Device = "auto"
-    """"auto" uses an accelerator if there is one; "cpu" does not."""
+    """"auto" uses a CUDA GPU if there is one, and never Apple's (MPS); "cpu" uses none."""
     seed: int = option(0, at_least=0)
     """Random seed of sampling."""
     output: str | None = None
@@ -390,7 +390,7 @@ class FrontierConfig(Options):
     best_of: int = option(64, at_least=1)
     """Largest n of best-of-n from the initial policy."""
     device: Device = "auto"
-    """"auto" uses an accelerator if there is one; "cpu" does not."""
+    """"auto" uses a CUDA GPU if there is one, and never Apple's (MPS); "cpu" uses none."""
     seed: int = option(0, at_least=0)
     """Random seed of every run and measurement."""
     output: str | None = None
@@ -420,7 +420,7 @@ class LabelConfig(Options):
     temperature: float | None = option(None, at_least=0.01)
     """Sampling temperature, usually 0.7 to 1. Defaults to the run's, or 1."""
     device: Device = "auto"
-    """"auto" uses an accelerator if there is one; "cpu" does not."""
+    """"auto" uses a CUDA GPU if there is one, and never Apple's (MPS); "cpu" uses none."""
     seed: int = option(0, at_least=0)
     """Random seed of sampling, and of which completion stands on the left."""
     output: str = "runs/label"

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
@@ -22,7 +21,7 @@ from torch import Tensor
 from reward_models.files import saved_text
 from reward_models.guard import time_limit
 from reward_models.loading import load_reward
-from reward_models.pretrained import limit_threads
+from reward_models.pretrained import limit_threads, usable_device
 from reward_models.rules import FILM_NOTES_GOLD
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.language import data, models
@@ -388,7 +387,7 @@ def open_bench(
 ) -> tuple[Bench, LanguagePolicy, LanguagePolicy]:
     """The bench, the policy and its base model; both are one object if they are one folder."""
     assert config.base and config.data and config.max_new_tokens and config.temperature
-    device = Accelerator(cpu=config.device == "cpu").device
+    device = usable_device("cpu" if config.device == "cpu" else None)
     model, tokenizer = models.load(config.model)
     limit_threads(model)
     columns = data.read(config.data, "prompts", "test", tokenizer, config.columns)
