@@ -79,11 +79,12 @@ def panel(
     width: int = WIDTH,
     height: int = HEIGHT,
     right: int = RIGHT,
+    y_label: str = "",
 ) -> Panel:
     """Draw the series over the ranges `xs` and `ys`, with ticks at `x_ticks`.
 
     By default, the ranges hold all points, `ys` with round ends, and ticks are round. `right` is
-    the margin for the labels, in pixels.
+    the margin for the labels, in pixels; `y_label` is written along the y axis.
     """
     points = [point for one in series for point in one.points]
     first, last = xs or (min(x for x, _ in points), max(x for x, _ in points))
@@ -113,6 +114,11 @@ def panel(
         f'<text x="{(LEFT + width - right) / 2:.1f}" y="{height - 5}" text-anchor="middle">'
         f"{html.escape(x_label)}</text>"
     )
+    if y_label:
+        parts.append(
+            f'<text transform="translate(10 {(TOP + height - BOTTOM) / 2:.1f}) rotate(-90)" '
+            f'text-anchor="middle">{html.escape(y_label)}</text>'
+        )
     parts += [_band(one, x, y) for one in series if one.band]
     parts += [_marks(one, [(x(a), y(b)) for a, b in one.points]) for one in series if one.points]
     parts += _labels(series, width - right, height - BOTTOM, y)

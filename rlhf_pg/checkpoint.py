@@ -140,6 +140,8 @@ def newest(run: Path, quiet: bool = False) -> dict[str, Any]:
 
     Damaged ones are named in the terminal unless `quiet`. Raises ValueError if none can be used.
     """
+    if not run.is_dir():
+        raise ValueError(f"no run at {run}")
     problems = []
     for folder in checkpoint_folders(run):
         try:

@@ -4,8 +4,10 @@ import argparse
 import difflib
 import importlib
 import re
+import shutil
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -181,6 +183,11 @@ COMMANDS: dict[str, Command] = {
         positional="bug",
         positional_help="The name of one, or all.",
     ),
+    "study playground": Command(
+        "write a page on which small policies learn before your eyes",
+        "rlhf_pg.study.config:PlaygroundConfig",
+        "rlhf_pg.study.playground:main",
+    ),
     "study examples": Command(
         "work through small examples of the theory in numbers",
         "rlhf_pg.study.config:ExamplesConfig",
@@ -217,13 +224,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(version("rlhf-pg"))
         return 0
+    group = _group(arguments[0])
+    if group and (len(arguments) == 1 or arguments[1] in ("-h", "--help")):
+        print(overview(group))
+        return 0
     try:
-        words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
+        words = 2 if group else 1
         name = " ".join(arguments[:words])
         if name not in COMMANDS:
+            known = list(group or COMMANDS)
             raise ValueError(
-                f"unknown command {name!r}{_suggest(name, list(COMMANDS))}: "
-                f"use one of {', '.join(COMMANDS)}"
+                f"unknown command {name!r}{_suggest(name, known)}: use one of {', '.join(known)}"
             )
         command = COMMANDS[name]
         config = read_config(name, command, arguments[words:])
@@ -232,9 +243,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         if debug:
             raise
+        from rlhf_pg.progress import command as spelt
         from rlhf_pg.progress import plain
 
         line = " ".join(str(error).split()) or type(error).__name__
+        line = line.replace("`rlhf-pg ", f"`{spelt()} ")  # hints work when pasted
         print(f"rlhf-pg: {plain(line)}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
@@ -253,10 +266,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def overview() -> str:
-    """All commands, one line each."""
-    width = max(map(len, COMMANDS)) + 2
-    lines = [f"  {name:<{width}}{command.help}" for name, command in COMMANDS.items()]
+def _group(word: str) -> dict[str, Command]:
+    """The commands whose names begin with this word and have a second one."""
+    return {name: command for name, command in COMMANDS.items() if name.startswith(f"{word} ")}
+
+
+def overview(commands: Mapping[str, Command] = COMMANDS) -> str:
+    """All commands, or these, with what they do, as wide as the terminal."""
+    width = max(map(len, commands)) + 4
+    columns = max(width + 20, shutil.get_terminal_size((200, 24)).columns)
+    lines = [
+        textwrap.fill(
+            command.help,
+            columns,
+            initial_indent=f"  {name}".ljust(width),
+            subsequent_indent=" " * width,
+        )
+        for name, command in commands.items()
+    ]
     return "\n".join(
         [
             USAGE,

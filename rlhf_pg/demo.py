@@ -34,6 +34,8 @@ from rlhf_pg.language.sampling import sample
 from rlhf_pg.language.train import train
 from rlhf_pg.progress import Progress, command, console
 from rlhf_pg.runs import Run, discarded_if_empty, read_jsonl
+from rlhf_pg.study.config import InspectConfig
+from rlhf_pg.study.inspect import inspect
 
 POLICIES = ("base", "with KL", "without KL")
 ROWS = {  # rows of the table
@@ -78,10 +80,12 @@ def demo(config: DemoConfig) -> Path:
     }
     (run.path / "result.json").write_text(json.dumps({"accuracy": accuracy, "table": table}))
     page = write_page(run.path / "report.html", table, ROWS, samples, curves, accuracy, config)
+    for name in ("with-kl", "without-kl"):  # pages that the demo's own page links to
+        inspect(InspectConfig(run=str(run.path / name), continuations=0), announce=False)
     seconds = f"\n{time.monotonic() - began:.0f} s in all."
     console.print(Text(f"{seconds} Open ").append(str(page), "bold").append(" in a browser."))
-    inspect = command("inspect", run.path / "with-kl")
-    console.print(f"Every token's advantage: {inspect}", markup=False)
+    measured = command("inspect", run.path / "with-kl")
+    console.print(f"Every token's true advantage beside the estimate: {measured}", markup=False)
     return page
 
 

@@ -9,7 +9,7 @@ from reward_models.files import saved_text
 from rlhf_pg import chart
 from rlhf_pg.chart import BLUE, ORANGE, Series, panel, picture, signed, ticks
 from rlhf_pg.progress import command
-from rlhf_pg.study.report.page import content_policy
+from rlhf_pg.study.web import content_policy
 
 Curve = Sequence[Mapping[str, float]]  # lines of metrics.jsonl
 
@@ -37,6 +37,7 @@ h3 { font-size: 1rem; font-weight: 400; margin: 1.4rem 0 .5rem; } h3, .texts, co
 .texts article { background: var(--card); border-radius: 8px; padding: .7rem .9rem; }
 .texts b { display: block; font-size: .8rem; color: var(--quiet); font-weight: 600; }
 .texts small { display: block; margin-top: .3rem; color: var(--quiet); }
+a { color: #1a7fc4; }
 code { font: .9em ui-monospace, monospace; background: var(--card); padding: .1rem .3rem;
   border-radius: 4px; }
 @media (max-width: 44rem) { body { margin: 1.5rem auto; } th, td { padding: .4rem .35rem; }
@@ -90,18 +91,20 @@ without.</p>
 <figure>{"".join(_charts(curves))}<figcaption>Mean learned reward and mean gold score of the 64
 completions of each iteration.</figcaption></figure>
 <h2>Why gold falls without the penalty</h2>
-<p>The reward model is accurate only for texts like those it was trained on. Without the penalty,
-PPO moves to unusual texts that the reward model overrates: the learned reward rises while gold
-falls (over-optimisation). The penalty keeps the policy near the base model, where the reward model
-is accurate. {too_short}</p>
+<p><b>Gold</b> is what we want; the <b>learned reward</b> is what we can train on. It is accurate
+only for texts like those that the reward model was trained on. Without the penalty, PPO moves to
+unusual texts that the reward model overrates: the learned reward rises while gold falls
+(over-optimisation). The penalty keeps the policy near the base model, where the reward model is
+accurate. {too_short}</p>
 <h2>Means on held-out prompts</h2>
 {_table(table, labels)}
 <dl>{"".join(f"<dt>{term}</dt><dd>{meaning}</dd>" for term, meaning in TERMS.items())}</dl>
 <h2>Completions of held-out prompts</h2>
 {_texts(samples)}
 <h2>Next</h2>
-<p><code>{inspect}</code> writes a page of the run with KL: all metrics, and the advantage of every
-token.</p>
+<p>Every metric and every token's advantage: <a href="with-kl/report.html">the page of the run with
+KL</a>, <a href="without-kl/report.html">the page of the run without</a>. <code>{inspect}</code>
+writes it again with the true advantages beside the estimated ones.</p>
 <p><code>{repeat}</code> repeats this demo.</p>"""
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -142,7 +145,15 @@ def _panels(curves: Mapping[str, Curve]) -> list[Any]:
         whole = [1, *(mark for mark in ticks(0, last) if mark > 1 and mark == int(mark))]
         scale = (min(values), max(values))
         panels.append(
-            panel(f"PPO {name}: mean score", series, "iteration", (1, last), scale, whole)
+            panel(
+                f"PPO {name}: mean score",
+                series,
+                "iteration",
+                (1, last),
+                scale,
+                whole,
+                y_label="score of a completion",
+            )
         )
     return panels
 

@@ -87,6 +87,8 @@ METRICS: dict[str, str] = {
     "grad_norm": "norm of the gradient before clipping",
     "advantage_std": "standard deviation of the advantages",
     "explained_variance": "1 - Var(target - V) / Var(target): 1 is perfect, below 0 V is harmful",
+    "constant_baseline": "number subtracted from the returns, with baseline moving-average or "
+    "optimal",
     "learning_rate": "Adam's learning rate in this update",
     "gradient_steps": "optimiser steps in this update",
     "skipped_steps": "steps of this update that were not taken, since the gradient was NaN or "
@@ -99,7 +101,8 @@ METRICS: dict[str, str] = {
     "eval_gold": "mean gold score on held-out prompts",
     "eval_kl": "KL(policy || reference) on held-out prompts, as kl",
     "eval_score_std": "standard deviation of eval_score over the episodes",
-    "entropy_temperature": "weight of the entropy in the reward",
+    "entropy_temperature": "weight of the entropy in the reward, for the next rollout",
+    "reward_scale": "factor of the rewards in this update, with normalise_rewards",
     "entropy_collapsed": "1 in the line where the entropy first fell too low too early",
 }
 
@@ -114,6 +117,8 @@ EPISODE: dict[str, str] = {
     "gamma": "discount",
     "lam": "GAE's lambda",
     "kl_coef": "coefficient of the KL penalty at that time",
+    "reward_scale": "factor of the scores that the learner got (normalise_rewards, whiten_rewards)",
+    "entropy_temperature": "weight of -logprob in the reward; 0 for text",
     "kl_in": 'where the KL is added: "reward" or "loss"',
     "baseline": "the learner's baseline, as in LearnerConfig",
     "clip": "PPO's clip range; null without clipping",
@@ -131,12 +136,15 @@ TOKEN: dict[str, str] = {
     "top": "the five likeliest alternatives, [text, probability]",
     "kl": "k1 = logprob - ref_logprob",
     "score": "reward before the KL penalty; for text the shaped score (clipped, minus the "
-    "missing-EOS penalty) at the last token, or its share of the token if the reward gives such",
-    "reward": "reward given to the learner: score - kl_coef * kl, or score if kl_in is loss",
+    "missing-EOS penalty) at the last token, or its share of the token if the reward gives such; "
+    "for control the environment's own reward",
+    "reward": "reward given to the learner: for text score - kl_coef * kl, or score if kl_in is "
+    "loss (then whitened, if asked); for control score * reward_scale, clamped to 10, "
+    "- entropy_temperature * logprob",
     "value": "the critic's V(s_t); 0 without a critic",
     "next_value": "V(s_{t+1}); 0 after a terminal step",
     "delta": "reward + gamma * next_value - value",
-    "advantage": "the learner's estimate of A(s_t, a_t), before whitening",
+    "advantage": "the learner's estimate of A(s_t, a_t) with its own baseline, before whitening",
     "ratio": "pi(a_t|s_t) after the following update / before it",
     "clipped": "whether the ratio left the clip range in the direction of the advantage",
     "true_value": "V(s_t) of the same policy, by continuations from s_t or enumeration",

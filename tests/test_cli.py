@@ -89,6 +89,20 @@ def test_no_argument_is_help(capsys):
     assert "rlhf-pg COMMAND --help" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [["study"], ["study", "--help"], ["data"]])
+def test_a_group_alone_lists_its_commands(words, capsys):
+    assert main(words) == 0
+    listed = capsys.readouterr().out
+    for name in COMMANDS:
+        assert (f"\n  {name} " in listed) == name.startswith(f"{words[0]} "), name
+
+
+def test_hints_name_the_program_as_it_was_called(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/nowhere/venv/bin/rlhf-pg"])
+    assert main(["inspect"]) == 2
+    assert "`/nowhere/venv/bin/rlhf-pg train`" in capsys.readouterr().err
+
+
 def test_the_version_is_printed(capsys):
     assert main(["--version"]) == 0 and capsys.readouterr().out.strip()[0].isdigit()
 
@@ -231,6 +245,8 @@ BAD = {
     # names
     "an unknown algorithm": (TRAIN + " --algorithm po", "unknown algorithm 'po'", "'ppo'?"),
     "an unknown command": ("trian", "unknown command 'trian' (did you mean 'train'?)"),
+    "an unknown command of a group": ("study bgs", "'study bgs' (did you mean 'study bugs'?)"),
+    "no run to resume": ("resume nowhere", "no run at nowhere"),
     "an unknown preset": ("demo --preset huge", "unknown preset 'huge': use"),
     # models
     "a folder that is no model": (TRAIN + " --model no_model", NO_MODEL),
@@ -288,7 +304,7 @@ BAD = {
     "groups that do not divide": ("study estimators --rows 3", "rows (3) must be a multiple of"),
     "an unknown bug": ("study bugs kl-sing", "no bug 'kl-sing'"),
     "an unknown example": ("study examples gea", "gea"),
-    "half a command": ("study", "unknown command 'study'"),
+    "half a command": ("study --lam 1", "unknown command 'study --lam'"),
     "an output that is taken": (TRAIN + " --output taken", "taken already holds something; choose"),
 }  # fmt: skip
 

@@ -37,7 +37,8 @@ def written(path, config=None, gold=(0.3, 2.0, -6.2), finished=True):
 
 def test_the_page_needs_nothing_from_outside(tmp_path):
     _, text = written(tmp_path)
-    assert not re.search(r"<(script|link|img|iframe)|(src|href)\s*=|@import|url\(", text)
+    assert not re.search(r"<(script|link|img|iframe)|src\s*=|@import|url\(", text)
+    assert re.findall(r'href="(.*?)"', text) == ["with-kl/report.html", "without-kl/report.html"]
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
 
 
@@ -87,6 +88,7 @@ def test_the_charts_are_in_the_page_and_in_a_file(tmp_path):
     alone = page.with_suffix(".svg").read_text(encoding="utf-8")
     for drawing in (text, alone):
         assert all(f"PPO {name}: mean score" in drawing for name in ("with KL", "without KL"))
+        assert drawing.count(">score of a completion</text>") == 2
         assert drawing.count(">iteration</text>") == 2 and "learned reward" in drawing
     assert text.count("<svg") == 2 and alone.count("<svg") == 1
     assert ">60</text>" in alone and ">1</text>" in alone and "+6.0" in alone

@@ -148,6 +148,7 @@ COLUMNS = (
     "algorithm", "solved", "steps", "seconds", "final score", "gradient variance",
     "variance / signal", "cosine",
 )  # fmt: skip
+GRADIENT_COLUMNS = 3  # the last ones
 
 
 def _cells(row: Row) -> list[str]:
@@ -171,7 +172,7 @@ def markdown(rows: list[Row]) -> str:
 
 
 def show(config: CompareConfig, rows: list[Row]) -> None:
-    """Print the rows as a table."""
+    """Print the rows as a table, and their gradients as another one."""
     title = f"{config.env}, {config.seeds} seed{'s'[: config.seeds - 1]}"
     if config.threshold is not None:
         title += f", solved at {config.threshold:g}"
@@ -181,11 +182,20 @@ def show(config: CompareConfig, rows: list[Row]) -> None:
         "signal: squared length of their mean; cosine: with reinforce-baseline's mean, which is "
         "unbiased"
     )
-    table = Table(title=title, caption=caption if config.gradient_batches else None)
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name == "algorithm" else "right")
+    print_columns(title, rows, COLUMNS[:-GRADIENT_COLUMNS])
+    if config.gradient_batches:
+        print_columns("Gradients", rows, (COLUMNS[0], *COLUMNS[-GRADIENT_COLUMNS:]))
+        console.print(caption)
+
+
+def print_columns(title: str, rows: list[Row], names: Sequence[str]) -> None:
+    """Print some columns of the rows; all of them would not fit into 80 characters."""
+    table = Table(title=title, title_justify="left")
+    for name in names:
+        table.add_column(name, justify="left" if name == "algorithm" else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*_cells(row))
+        cells = dict(zip(COLUMNS, _cells(row), strict=True))
+        table.add_row(*(cells[name] for name in names))
     console.print(table)
 
 

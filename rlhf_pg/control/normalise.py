@@ -72,5 +72,9 @@ class RewardScale(nn.Module):
             returns.append(self.running[real])
             self.running = self.running * (1 - end.float() * real)
         self.moments.update(torch.cat(returns).unsqueeze(1))
-        rewards = (rollout.rewards * self.moments.scale()).clamp(-10, 10)
-        return replace(rollout, rewards=rewards)
+        return scaled(rollout, self.moments.scale())
+
+
+def scaled(rollout: Rollout, scale: Tensor | float) -> Rollout:
+    """The rollout with its rewards multiplied by `scale` and clamped to 10."""
+    return replace(rollout, rewards=(rollout.rewards * scale).clamp(-10, 10))

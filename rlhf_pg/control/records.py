@@ -12,12 +12,15 @@ from torch import Tensor
 from rlhf_pg.control.collect import Collector, make_environments
 from rlhf_pg.control.config import ControlConfig
 from rlhf_pg.control.distributions import Categorical
+from rlhf_pg.control.entropy import Temperature
+from rlhf_pg.control.normalise import scaled
 from rlhf_pg.control.policy import ActorCritic
 from rlhf_pg.control.watch import Agent
 from rlhf_pg.core.advantages import estimate_advantages
-from rlhf_pg.core.algorithms import Baseline, LearnerConfig
+from rlhf_pg.core.masked import masked_var, whiten
 from rlhf_pg.core.returns import td_errors
 from rlhf_pg.core.rollout import Rollout
+from rlhf_pg.reading import METRICS_LINE, read_jsonl
 
 DIGITS = 7  # decimal places of a record's numbers
 ACTIONS: dict[str, Sequence[str]] = {  # names from the environments' documentation
@@ -27,36 +30,80 @@ ACTIONS: dict[str, Sequence[str]] = {  # names from the environments' documentat
 }
 
 
+# Baselines that compare the episodes of a rollout: they need as many as the learner had.
+COMPARED = ("leave-one-out", "group", "group-centred", "batch-mean")
+
+
 @torch.no_grad()
 def episodes(path: Path, count: int, seed: int = 0, trust: bool = False) -> list[dict[str, Any]]:
     """Play `count` whole episodes with a run's policy; one record each.
 
-    Raises ValueError as `read_config` does.
+    Rewards, TD errors and advantages are those that the learner would get from these episodes at
+    the end of the run: scaled, shaped and with its own baseline. Raises ValueError as `read_config`
+    does, or if the run has not recorded the scale of its rewards.
     """
     agent = Agent.load(path, trust=trust)
     config = agent.config
-    environments = make_environments(config.env, count, config.env_options)
+    played = config.environments if config.learner.baseline in COMPARED else count
+    environments = make_environments(config.env, max(count, played), config.env_options)
     rollout = Collector(environments, agent.policy, seed, config.greedy).episodes()
     environments.close()
-    return [_record(config, agent.policy, rollout, row, seed) for row in range(count)]
+    scale, temperature, constant = _at_the_end(path, config)
+    # The steps of a training iteration before the update: shape the rewards, then advantages.
+    shaped = scaled(rollout, scale) if config.normalise_rewards else rollout
+    shaped = Temperature(temperature).shape(shaped)
+    if config.learner.whiten_rewards:
+        before = masked_var(shaped.rewards, shaped.mask)
+        shaped = replace(shaped, rewards=whiten(shaped.rewards, shaped.mask, shift_mean=False))
+        factor = float((masked_var(shaped.rewards, shaped.mask) / before).sqrt()) if before else 1.0
+        scale, temperature = scale * factor, temperature * factor
+    unwhitened = replace(config.learner, whiten_advantages=False, whiten_rewards=False)
+    advantages, _ = estimate_advantages(shaped, unwhitened, constant)
+    settings = {"reward_scale": scale, "entropy_temperature": temperature}
+    return [
+        _record(config, agent.policy, rollout.rewards, shaped, advantages, settings, row, seed)
+        for row in range(count)
+    ]
+
+
+def _at_the_end(path: Path, config: ControlConfig) -> tuple[float, float, float]:
+    """Scale of the rewards, entropy temperature and constant baseline of a run's last updates."""
+    file = path / "metrics.jsonl"
+    last: dict[str, float] = {}
+    for line in read_jsonl(file, METRICS_LINE) if file.is_file() else []:
+        last |= {name: value for name, value in line.items() if value is not None}
+    if config.normalise_rewards and "reward_scale" not in last:
+        raise ValueError(f"{file} has no reward_scale, which the critic's values need: train again")
+    return (
+        last.get("reward_scale", 1.0),
+        last.get("entropy_temperature", config.entropy_temperature),
+        last.get("constant_baseline", 0.0),
+    )
 
 
 def _record(
-    config: ControlConfig, policy: ActorCritic, rollout: Rollout, row: int, seed: int
+    config: ControlConfig,
+    policy: ActorCritic,
+    raw_rewards: Tensor,
+    shaped: Rollout,
+    advantages: Tensor,
+    settings: dict[str, float],
+    row: int,
+    seed: int,
 ) -> dict[str, Any]:
-    one = replace(rollout[row : row + 1], group_size=1)
+    """One episode: `raw_rewards` of the environment, and the learner's rewards in `shaped`."""
+    one, score = replace(shaped[row : row + 1], group_size=1), raw_rewards[row : row + 1]
     length = int(one.mask.sum())
-    learner = _single_episode(config.learner)
-    advantages, _ = estimate_advantages(one, learner)
+    learner = config.learner
     columns = {
         "logprob": one.logprobs,
         "entropy": policy.evaluate(one).entropies,
-        "score": one.rewards,
+        "score": score,
         "reward": one.rewards,
         "value": one.values,
         "next_value": one.next_values,
         "delta": td_errors(one.rewards, one.values, one.next_values, learner.gamma),
-        "advantage": advantages,
+        "advantage": advantages[row : row + 1],
     }
     name = config.env.rpartition(":")[2]  # without a module, which has been imported by now
     limit = config.env_options.get("max_episode_steps", gymnasium.spec(name).max_episode_steps)
@@ -67,12 +114,13 @@ def _record(
         "iteration": None,
         "prompt": f"{config.env}, seed {seed}, copy {row}",
         "completion": f"{length} steps, {'terminated' if terminated else 'cut by the time limit'}",
-        "score": round(float(one.rewards[0, :length].sum()), DIGITS),
+        "score": round(float(score[0, :length].sum()), DIGITS),
         "gold": None,
         "finished": terminated,
         "gamma": learner.gamma,
         "lam": learner.lam,
         "kl_coef": 0.0,
+        **settings,
         "kl_in": "reward",
         "baseline": learner.baseline,
         "clip": learner.clip,
@@ -86,12 +134,6 @@ def _record(
             for t in range(length)
         ],
     }
-
-
-def _single_episode(learner: LearnerConfig) -> LearnerConfig:
-    """The settings without what compares episodes or whitens."""
-    baseline: Baseline = "critic" if learner.baseline == "critic" else "none"
-    return replace(learner, baseline=baseline, whiten_advantages=False, whiten_rewards=False)
 
 
 def _name(env: str, policy: ActorCritic, action: Tensor) -> str:

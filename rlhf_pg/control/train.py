@@ -81,6 +81,8 @@ class Trainer:
         shaped = self.temperature.shape(scaled)
         # Update: advantages, then epochs of minibatches.
         metrics = self.learner.update(shaped)
+        if self.config.normalise_rewards:
+            metrics["reward_scale"] = float(self.reward_scale.moments.scale())
         # Observation moments and temperature change only here, between two rollouts, so that the
         # update scores actions with the policy that sampled them.
         if self.policy.normaliser is not None:

@@ -1,5 +1,6 @@
 """A trained agent, acting on one observation at a time, and its episodes as an animated GIF."""
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ def watch(config: WatchConfig) -> Path:
 def _play(config: WatchConfig, agent: Agent) -> tuple[list[np.ndarray], list[float], float]:
     """Frames, each episode's score (the last one may be unfinished), and frames per second."""
     env, options = agent.config.env, agent.config.env_options
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures need no window
     with warnings.catch_warnings():
         # Gymnasium warns of a missing render mode, which is an error below.
         warnings.simplefilter("ignore")

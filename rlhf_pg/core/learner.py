@@ -100,9 +100,11 @@ class Learner:
             if stopped:
                 break
         self.updates += 1
+        metrics = self._summary(rollout, advantages, targets, seen)
         if constant is not None:
+            metrics["constant_baseline"] = self.average.value
             self.average.update(constant)
-        return self._summary(rollout, advantages, targets, seen)
+        return metrics
 
     def _next_constant(self, rollout: Rollout, targets: Tensor) -> Tensor | None:
         """This rollout's value for the constant baseline of later ones; None if there is none."""

@@ -54,8 +54,8 @@ def finetune(config: FinetuneConfig, resume: Path | None = None, until: int | No
     parameters = sum(p.numel() for p in model.parameters())
     tokens = sum(map(len, encoded))
     console.print(
-        f"{len(train):,} texts, {tokens:,} tokens, vocabulary {len(tokenizer):,}; "
-        f"model of {parameters:,} parameters → {run.path}",
+        f"{len(train):,} texts and {len(test):,} held out, {tokens:,} tokens, "
+        f"vocabulary {len(tokenizer):,}; model of {parameters:,} parameters → {run.path}",
         markup=False,
     )
     checkpoints = Checkpoints(run.path, config.checkpoint_every, until)

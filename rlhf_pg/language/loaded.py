@@ -97,12 +97,20 @@ class LoadedRun:
     @cached_property
     def kl_coef(self) -> float:
         """The KL coefficient at the end of the run, adaptive ones included."""
-        metrics = self.path / "metrics.jsonl"
-        if self.config.kl_target is None or not metrics.is_file():
+        if self.config.kl_target is None:
             return self.config.kl_coef
-        lines = read_jsonl(metrics, METRICS_LINE)
-        coefficients = [x for line in lines if (x := line.get("kl_coef")) is not None]
-        return float(coefficients[-1]) if coefficients else self.config.kl_coef
+        return self._last_metric("kl_coef", self.config.kl_coef)
+
+    @cached_property
+    def constant_baseline(self) -> float:
+        """The number that the last update subtracted from returns; 0 with any other baseline."""
+        return self._last_metric("constant_baseline", 0.0)
+
+    def _last_metric(self, name: str, default: float) -> float:
+        metrics = self.path / "metrics.jsonl"
+        lines = read_jsonl(metrics, METRICS_LINE) if metrics.is_file() else []
+        values = [x for line in lines if (x := line.get(name)) is not None]
+        return float(values[-1]) if values else default
 
     def _check(self, name: str) -> None:
         check(self.path, {name: outside_names(self.config)[name]}, self.trust)
@@ -217,7 +225,8 @@ class LoadedRun:
         learner = replace(self.config.learner, whiten_advantages=False)
         if learner.baseline == "critic" and self.policy.critic == "none":
             learner = replace(learner, baseline="none")
-        return estimate_advantages(self.rollout(completions, shaped)[0], learner)[0]
+        rollout, _ = self.rollout(completions, shaped)
+        return estimate_advantages(rollout, learner, self.constant_baseline)[0]
 
     def complete(self, columns: data.Rows, generator: torch.Generator) -> Completions:
         """One completion of each `prompt` in the columns."""

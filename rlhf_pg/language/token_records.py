@@ -1,5 +1,6 @@
 """Completions token by token, as tokens.jsonl stores them (runs.EPISODE and runs.TOKEN)."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from rlhf_pg.core.advantages import estimate_advantages
 from rlhf_pg.core.algorithms import LearnerConfig
 from rlhf_pg.core.losses import importance_ratio
+from rlhf_pg.core.masked import masked_var, whiten
 from rlhf_pg.core.returns import td_errors
 from rlhf_pg.core.rollout import Rollout
 from rlhf_pg.language.policy import LanguagePolicy
@@ -33,9 +35,15 @@ def episodes(
 ) -> list[dict[str, Any]]:
     """One record per completion with a score, by the policy that sampled them.
 
-    Advantages are those of `learner`, before whitening; `constant` is the value of its moving
-    average baseline.
+    Rewards and advantages are those of `learner`, before the advantages are whitened; `constant`
+    is the value of its moving average baseline.
     """
+    # A critic of whitened rewards is shown beside whitened rewards.
+    raw, scale = rollout.rewards, 1.0
+    if learner.whiten_rewards:
+        rollout = replace(rollout, rewards=whiten(raw, rollout.mask, shift_mean=False))
+        before, after = masked_var(raw, rollout.mask), masked_var(rollout.rewards, rollout.mask)
+        scale = float((after / before).sqrt()) if before else 1.0
     unwhitened = LearnerConfig(
         baseline=learner.baseline, gamma=learner.gamma, lam=learner.lam, n_steps=learner.n_steps
     )
@@ -58,6 +66,8 @@ def episodes(
         "gamma": learner.gamma,
         "lam": learner.lam,
         "kl_coef": kl_coef,
+        "reward_scale": scale,
+        "entropy_temperature": 0.0,
         "kl_in": learner.kl_in,
         "baseline": learner.baseline,
         "clip": learner.clip,
@@ -149,6 +159,7 @@ def piece(tokenizer: Any, before: list[int], token: int) -> str:
 
 
 def _piece(tokenizer: Any, before: list[int], text: str, token: int) -> str:
+    text = text.rstrip("\ufffd")  # the token that ends a cut character adds all of it
     longer = tokenizer.decode([*before, token])
     grown = longer.startswith(text) and len(longer) > len(text)
     special = token in tokenizer.all_special_ids

@@ -225,6 +225,14 @@ class ExamplesConfig(Options):
 
 
 @dataclass
+class PlaygroundConfig(Options):
+    """Write a page on which small policies learn before your eyes."""
+
+    output: str = "playground.html"
+    """File of the page; an older one is replaced."""
+
+
+@dataclass
 class ExerciseConfig(Options):
     """List the exercises, write the template of one, or grade a solution."""
 

@@ -42,12 +42,15 @@ AGREEMENT: dict[str, str] = {
     "rmse": "root mean squared error of the estimate, with the noise of the measurement removed",
     "bias": "mean of estimate - true advantage",
     "noise": "root mean squared standard error of the measured true advantages",
+    "advantage": "the same numbers of the advantage that the learner used; with a critic, gae has "
+    "them at the run's lambda too",
     "value_correlation": "correlation of the critic's V with the true V",
     "value_bias": "mean of V - true V",
 }
 AGREEMENT_SHAPE: Shape = {  # of credit.json
     "exact": FLAG,
     "gae": [{"lam!": NUMBER, "*": NUMBER}],
+    "advantage": {"*": NUMBER},
     "by_position": [{"*": NUMBER}],
     "*": NUMBER,
 }
@@ -104,6 +107,7 @@ def measure(
         rollout,
         learner,
         run.kl_coef,
+        run.constant_baseline,
     )
     # The true value of every prefix, without the critic.
     vocabulary = run.policy.model.config.get_text_config().vocab_size
@@ -143,24 +147,29 @@ def save(folder: Path, records: Records, result: dict[str, Any]) -> None:
 def agreement(records: Records, lam: float) -> dict[str, Any]:
     """The numbers of AGREEMENT from records with true advantages, by lambda and by position.
 
-    GAE is computed from the records' rewards and values. `lam` is the lambda of the table by
-    position. Raises ValueError if no token has a true advantage.
+    With a critic, GAE is computed from the records' rewards and values; `lam` is the lambda of the
+    table by position. Without one, there is no GAE: "gae" is empty, and the table is that of the
+    recorded advantages. Raises ValueError if no token has a true advantage.
     """
     measured = [r for r in records if r["tokens"] and "true_advantage" in r["tokens"][0]]
     if not measured:
         raise ValueError("no record has true advantages; `rlhf-pg study credit` measures them")
     true, errors = _column(measured, "true_advantage"), _column(measured, "true_advantage_se")
     values, true_values = _column(measured, "value"), _column(measured, "true_value")
+    critic = measured[0].get("baseline", "critic") == "critic"
+    gae_of_run = _gae(measured, lam)
+    recorded = all("advantage" in record["tokens"][0] for record in measured)
+    used = _column(measured, "advantage") if recorded else gae_of_run
+    lambdas = sorted({*LAMBDAS, lam}) if critic else []
     return {
         "completions": len(measured),
         "tokens": len(true),
         "lam": lam,
-        "gae": [
-            {"lam": x, **_compare(_gae(measured, x), true, errors)} for x in sorted({*LAMBDAS, lam})
-        ],
-        "by_position": _by_position(measured, _gae(measured, lam), true, errors),
-        "value_correlation": _correlation(values, true_values),
-        "value_bias": float((values - true_values).mean()),
+        "gae": [{"lam": x, **_compare(_gae(measured, x), true, errors)} for x in lambdas],
+        "advantage": _compare(used, true, errors),
+        "by_position": _by_position(measured, gae_of_run if critic else used, true, errors),
+        "value_correlation": _correlation(values, true_values) if critic else None,
+        "value_bias": float((values - true_values).mean()) if critic else None,
     }
 
 
@@ -247,20 +256,28 @@ def show(result: dict[str, Any]) -> None:
     for row in result["gae"]:
         style = "bold" if row["lam"] == result["lam"] else None
         table.add_row(f"{row['lam']:g}", *(number(row[name]) for name in names), style=style)
+    if not result["gae"]:
+        used = result["advantage"]
+        table.add_row("no critic", *(number(used[name]) for name in names), style="bold")
     console.print(table)
-    console.print(
-        f"The critic's V against the true V: correlation {number(result['value_correlation'])}, "
-        f"bias {number(result['value_bias'])}. Bold: the run's λ."
-    )
+    if result["gae"]:
+        value = result["value_correlation"], result["value_bias"]
+        console.print(
+            f"The critic's V against the true V: correlation {number(value[0])}, "
+            f"bias {number(value[1])}. Bold: the run's λ."
+        )
+    else:
+        console.print("This run has no critic: the advantages are those that its learner used.")
     console.print(_position_table(result))
 
 
 def _position_table(result: dict[str, Any], groups: int = 6) -> Table:
     """The errors by position, neighbouring positions together."""
     rows = result["by_position"]
+    estimate = f"GAE({result['lam']:g})" if result["gae"] else "the advantage"
     table = Table(
         "positions", "tokens", "rmse", "bias", "noise of the true advantage",
-        title=f"Error of GAE({result['lam']:g}) by position in the completion",
+        title=f"Error of {estimate} by position in the completion",
     )  # fmt: skip
     size = -(-len(rows) // groups)
     for start in range(0, len(rows), size):

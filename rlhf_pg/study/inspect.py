@@ -20,15 +20,19 @@ ESTIMATORS_SHAPE: Shape = {
 }
 
 
-def inspect(config: InspectConfig) -> Path | None:
-    """Write the page and return its path; with `config.terminal`, print instead and return None."""
+def inspect(config: InspectConfig, announce: bool = True) -> Path | None:
+    """Write the page and return its path; with `config.terminal`, print instead and return None.
+
+    `announce`: print where the page is.
+    """
     data = collect(config)
     if config.terminal:
         terminal.show(data, config.channel, console)
         return None
     output = Path(config.output) if config.output else Path(config.run) / "report.html"
     path = page.write_page(output, data)
-    console.print(f"open {path} in a browser", markup=False, soft_wrap=True)
+    if announce:
+        console.print(f"open {path} in a browser", markup=False, soft_wrap=True)
     return path
 
 

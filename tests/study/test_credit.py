@@ -76,6 +76,22 @@ def test_by_hand():
     }
 
 
+def test_without_a_critic_the_advantage_that_the_learner_used_is_compared(capsys):
+    """GAE with V = 0 would judge what no learner computed."""
+    one = record([0, 0, 1.0], [0.0, 0.0, 0.0], [0.3, -1.1, 1.3])
+    one["baseline"] = "leave-one-out"
+    for token, advantage in zip(one["tokens"], [0.5, 0.2, 1.3], strict=True):
+        token["advantage"] = advantage
+    result = agreement([one], lam=0.95)
+    assert result["gae"] == [] and result["value_correlation"] is None
+    assert result["advantage"]["sign_agreement"] == pytest.approx(2 / 3)
+    assert result["advantage"]["rmse"] == pytest.approx(((0.2**2 + 1.3**2) / 3) ** 0.5)
+    assert result["by_position"][1]["bias"] == pytest.approx(1.3)
+    credit.show({**result, "exact": True})
+    printed = capsys.readouterr().out
+    assert "no critic" in printed and "0.667" in printed and "GAE(" not in printed
+
+
 def test_the_noise_of_the_measurement_is_removed():
     """estimate = x + e, true = x, measured with noise: the correction gives corr(estimate, x)."""
     torch.manual_seed(0)

@@ -1,25 +1,25 @@
-"""A run as one HTML file that needs no network: the viewer and, as JSON, the data it draws.
+"""A run as one HTML file that needs no network: the viewer and, as JSON, the data it draws."""
 
-viewer.css, viewer.js, playground.js and the data are inserted into viewer.html. The page's content
-security policy lists the hashes of its script and style; the browser runs nothing else.
-"""
-
-import base64
-import hashlib
 import html
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reward_models.files import saved_text
 from rlhf_pg.chart import signed
+from rlhf_pg.study import web
+from rlhf_pg.study.report.words import WORDS
 
 LIMIT = 1_950_000  # bytes of the whole page
 METRIC_LINES = 1_000  # points of a curve
 PROJECTIONS = 500  # estimates in a histogram
+# The page's own scripts, after the shared ones: each may use those before it.
+SCRIPTS = (
+    "data.js", "theory.js", "metrics.js", "scenes.js", "tokens.js", "inspector.js",
+    "agreement.js", "estimators.js", "start.js",
+)  # fmt: skip
 # Numbers that the sliders compute with keep nine digits; these, which are only shown, keep five.
 SHOWN_ONLY = ("entropy", "top", "ratio", "true_value_se", "true_advantage_se")
 
@@ -32,34 +32,14 @@ def write_page(path: Path, data: Mapping[str, Any]) -> Path:
 
 def document(data: Mapping[str, Any]) -> str:
     """The page as HTML text of less than 2 MB; data that does not fit is omitted, with a note."""
-    folder = Path(__file__).parent
-    style, viewer, playground, shell = (
-        (folder / name).read_text(encoding="utf-8")
-        for name in ("viewer.css", "viewer.js", "playground.js", "viewer.html")
-    )
-    script = viewer + playground
-    parts = {
-        "policy": content_policy([style], [script]),
+    text, parts = web.shell(Path(__file__).parent, "viewer.html", ["viewer.css"], SCRIPTS)
+    parts |= {
         "title": html.escape(str(data["title"])),
         "headline": html.escape(headline(data)),
-        "style": style,
-        "script": script,
     }
-    budget = LIMIT - len((shell + "".join(parts.values())).encode())
-    parts["data"] = embedded(packed(data, budget))
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], shell)
-
-
-def content_policy(styles: Sequence[str], scripts: Sequence[str] = ()) -> str:
-    """A Content-Security-Policy for a page that fetches nothing, with these styles and scripts.
-
-    A browser ignores all others, such as text of models or data might bring in.
-    """
-    style, script = (" ".join(map(_hash, texts)) or "'none'" for texts in (styles, scripts))
-    return (
-        f"default-src 'none'; style-src {style}; script-src {script}; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
+    budget = LIMIT - len((text + "".join(parts.values())).encode())
+    parts["data"] = web.embedded(packed(data, budget))
+    return web.filled(text, parts)
 
 
 def headline(data: Mapping[str, Any]) -> str:
@@ -97,14 +77,16 @@ def packed(data: Mapping[str, Any], budget: int) -> dict[str, Any]:
     page = {
         "title": str(data["title"]),
         "kind": data["kind"],
+        "env": str(data["config"].get("env", "")),
         "config": [[key, _shown(value)] for key, value in _flat(data["config"])],
         "metrics": _rounded(_columns(metrics), 6),
         "help": dict(data["metrics_help"]),
+        "words": {name: WORDS[name] for name in _columns(metrics) if name in WORDS},
         "agreement": _rounded(data["agreement"], 6),
         "estimators": _rounded([_shortened(task, left_out) for task in data["estimators"]], 5),
     }
     episodes = [_episode(record) for record in data["episodes"]]
-    page["episodes"] = _thinned(episodes, budget - len(embedded(page).encode()) - 1000)
+    page["episodes"] = _thinned(episodes, budget - len(web.embedded(page).encode()) - 1000)
     missing = len(episodes) - len(page["episodes"])
     if missing:
         left_out.append(
@@ -113,12 +95,6 @@ def packed(data: Mapping[str, Any], budget: int) -> dict[str, Any]:
         )
     page["left_out"] = list(dict.fromkeys(left_out))
     return page
-
-
-def embedded(value: Any) -> str:
-    """JSON that is safe inside HTML: nothing in it can end the element that holds it."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return re.sub("[<>&\u2028\u2029\ud800-\udfff]", lambda c: f"\\u{ord(c[0]):04x}", text)
 
 
 def _episode(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,7 +110,7 @@ def _thinned(episodes: Sequence[dict[str, Any]], budget: int) -> list[dict[str, 
 
     The last and the first iteration come first, then those that halve the widest gaps.
     """
-    sizes = [len(embedded(episode).encode()) + 1 for episode in episodes]
+    sizes = [len(web.embedded(episode).encode()) + 1 for episode in episodes]
     places: dict[int | None, list[int]] = {}
     for i, episode in enumerate(episodes):
         places.setdefault(episode["iteration"], []).append(i)
@@ -214,7 +190,3 @@ def is_number(value: Any) -> bool:
 
 def _plural(kind: str) -> str:
     return "completions" if kind == "language" else "episodes"
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -7,7 +7,7 @@ from typing import Any
 
 from reward_models.files import saved_text
 from rlhf_pg.chart import signed
-from rlhf_pg.study.report.page import content_policy
+from rlhf_pg.study.web import content_policy
 
 LEVELS = 5  # of colour, on each side of 0
 TEXTS, WORDS = 200, 15  # shown: texts, and words at each end of the table

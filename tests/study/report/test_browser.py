@@ -1,14 +1,11 @@
 """The page in a browser: numbers equal Python's, the keyboard reaches everything, text is text."""
 
-import math
 import random
 import shutil
-from itertools import product
 
 import pytest
 import torch
 
-from rlhf_pg.core.losses import ppo_clip_loss
 from rlhf_pg.core.returns import gae, td_errors
 from rlhf_pg.study.report import page
 
@@ -169,17 +166,96 @@ def test_the_number_beside_a_slider_can_be_typed(language_page, language):
         assert float(shown_number) == pytest.approx(number, abs=6e-4)
 
 
-def test_an_advantage_without_a_critic_stays_as_recorded(open_page, tmp_path, made):
+def test_a_run_without_a_critic_shows_and_judges_the_advantage_that_its_learner_used(
+    open_page, tmp_path, made
+):
     data = made.language_run(iterations=10, baseline="leave-one-out")
+    for record in data["episodes"]:
+        for token in record["tokens"]:
+            token["value"] = token["next_value"] = 0.0
     tab = open_page(page.write_page(tmp_path / "page.html", data))
-    before = shown(tab)
-    move(tab, "lam", 0.2)
-    assert shown(tab) == before
+    assert tab.locator("#lam, #gamma, #agreement-lam").count() == 0  # there is no GAE
+    assert tab.locator("input[value='δ'], input[value='V']").count() == 0
     assert "leave-one-out" in tab.inner_text("#slider-note")
-    tab.locator("input[value='GAE with this critic']").check(force=True)
-    first = shown(tab)
-    move(tab, "lam", 0.9)
-    assert shown(tab) != first
+    before = shown(tab)
+    move(tab, "kl", 0.7)
+    assert shown(tab) == before
+    record = data["episodes"][-1]
+    tab.locator("article").last.locator(".t").first.click()
+    equation = tab.inner_text("#equations").replace("−", "-").replace("+", "")
+    whole = sum(token["reward"] for token in record["tokens"])  # gamma is 1
+    advantage = record["tokens"][0]["advantage"]
+    baseline = f"{whole - advantage:.3f}"
+    assert "A = G₀ - b" in equation and f"{advantage:.3f}" in equation
+    assert f"{whole:.3f} - " in equation and baseline in equation
+    tokens = [token for record in data["episodes"] for token in record["tokens"]]
+    pairs = torch.tensor(
+        [[x["advantage"], x["true_advantage"]] for x in tokens if x["true_advantage"] is not None],
+        dtype=torch.float64,
+    ).T
+    found = tab.locator("#agreement-facts b").first.inner_text().replace("−", "-")
+    assert float(found) == pytest.approx(float(torch.corrcoef(pairs)[0, 1]), abs=6e-4)
+
+
+@pytest.mark.parametrize(("scale", "temperature"), [(0.02, 0.0), (0.02, 0.1), (1.0, 0.1)])
+def test_scaled_and_shaped_rewards_stand_beside_their_critic(
+    open_page, tmp_path, made, scale, temperature
+):
+    """The equation goes from the environment's reward to the learner's, and the rest follows."""
+    data = made.control_run(steps=40, recorded=())
+    for record in data["episodes"]:
+        record |= {"reward_scale": scale, "entropy_temperature": temperature}
+        for token in record["tokens"]:
+            token["score"] = -8.7
+            token["reward"] = max(-10.0, scale * -8.7) - temperature * token["logprob"]
+    tab = open_page(page.write_page(tmp_path / "page.html", data))
+    record = data["episodes"][0]
+    for found, name in zip(tab.evaluate("() => window.report.recompute()")[0]["reward"],
+                           record["tokens"], strict=True):  # fmt: skip
+        assert found == pytest.approx(name["reward"], abs=1e-6)
+    tab.locator("article .t").first.click()
+    equations = tab.inner_text("#equations").replace("−", "-")
+    assert "raw reward" in equations and "-8.700" in equations
+    assert f"{record['tokens'][0]['reward']:.3f}" in equations
+    assert ("α·log π" in equations) == (temperature > 0)
+    assert "were scaled or shaped" in tab.inner_text("#slider-note")
+    tab.locator("input[value=raw]").check(force=True)
+    assert "-8.700" in shown(tab)[0].replace("−", "-")
+
+
+@pytest.mark.parametrize(
+    ("env", "state", "action", "mark"),
+    [("CartPole-v1", [1.2, 0.0, 0.1, 0.0], "left", "x1='230'"),
+     ("Pendulum-v1", [0.0, 1.0, 0.0], "+1.50", "x2='98'"),
+     ("Acrobot-v1", [1.0, 0.0, 1.0, 0.0, 0.0, 0.0], "torque −1", "y2='140'"),
+     ("MountainCar-v0", [0.5, 0.0], "coast", "cx='284")],
+)  # fmt: skip
+def test_a_classic_episode_is_drawn_and_plays_in_step_with_its_numbers(
+    open_page, tmp_path, made, env, state, action, mark
+):
+    data = made.control_run(steps=30, recorded=())
+    data["config"]["env"] = env
+    for record in data["episodes"]:
+        for t, token in enumerate(record["tokens"]):
+            token["state"] = [x + (0.001 * t if i == 0 else 0) for i, x in enumerate(state)]
+            token["token"] = action
+    tab = open_page(page.write_page(tmp_path / "page.html", data))
+    card = tab.locator("article").first
+    card.locator(".t").first.click()
+    name, value = mark.rstrip("'").split("='")
+    shapes = card.locator(f".scene [{name}^='{value}']")
+    assert shapes.count() >= 1, card.locator(".scene").inner_html()
+    card.get_by_role("button", name="Step").click()
+    assert "step 2 of 30" in card.locator(".stage").inner_text()
+    assert "step 2 of 30" in tab.inner_text("#inspector")
+    cursor = card.locator(".strip svg").nth(1).locator(".cursor")
+    before = float(cursor.get_attribute("x1"))
+    card.get_by_role("button", name="Play").click()
+    tab.locator("#inspector", has_text="step 30 of").wait_for()
+    assert float(cursor.get_attribute("x1")) > before
+    assert card.get_by_role("button", name="Play").count() == 1  # it stops at the end
+    card.get_by_role("button", name="Reset").click()
+    assert "step 1 of 30" in tab.inner_text("#inspector")
 
 
 def test_keys_alone_reach_a_token_and_move_between_tokens(language_page):
@@ -209,7 +285,7 @@ def test_keys_alone_reach_a_token_and_move_between_tokens(language_page):
     assert outline != "none"
 
 
-@pytest.mark.parametrize("slider", ["scrub", "gamma", "lam", "kl", "play-a", "play-clip"])
+@pytest.mark.parametrize("slider", ["scrub", "gamma", "lam", "kl"])
 def test_keys_alone_move_a_slider(language_page, slider):
     tab = language_page
     tab.focus(f"#{slider}")
@@ -225,7 +301,7 @@ def test_every_field_has_a_name_and_every_section_a_heading(language_page):
         node.getAttribute('aria-label') || node.textContent.trim()
       )).map(node => node.outerHTML)""")
     assert unnamed == []
-    assert language_page.locator("section[aria-labelledby]").count() == 5
+    assert language_page.locator("section[aria-labelledby]").count() == 4
     assert language_page.locator("svg[role=img]:not([aria-label])").count() == 0
     language_page.keyboard.press("Tab")
     assert language_page.evaluate("document.activeElement.className") == "skip"
@@ -266,9 +342,9 @@ def test_episodes_are_filtered_sorted_and_set_side_by_side(language_page, langua
     expected = sum(len(record["tokens"]) >= 25 for record in language["episodes"])
     assert tab.locator("article").count() == min(expected, 16) and expected > 0
     tab.get_by_label("Length at least").fill("")
-    tab.get_by_label("|A − true A| at least").fill("4")
+    tab.get_by_label("Error of the advantage at least (SE)").fill("4")
     assert 0 < tab.locator("article").count() < 8  # the truth was measured after training alone
-    tab.get_by_label("|A − true A| at least").fill("")
+    tab.get_by_label("Error of the advantage at least (SE)").fill("")
     wanted = language["episodes"][0]["prompt"]
     prompt.select_option(wanted)
     tab.check("#side")
@@ -276,6 +352,24 @@ def test_episodes_are_filtered_sorted_and_set_side_by_side(language_page, langua
     places = tab.locator(".side article header span:first-child").all_inner_texts()
     assert places[0] == "iteration 1" and places[-1] == "after training"
     assert len(places) == sum(record["prompt"] == wanted for record in language["episodes"])
+
+
+def test_side_by_side_shows_all_iterations_without_a_further_choice(language_page):
+    tab = language_page
+    tab.check("#side")
+    first = tab.locator(".side").first.locator("article header span:first-child")
+    assert len(set(first.all_inner_texts())) == 8
+    hint = tab.locator(".group .hint").first
+    assert hint.is_visible() and "Scroll sideways" in hint.inner_text()
+    tab.locator(".side").first.evaluate("node => { node.scrollLeft = node.scrollWidth; }")
+    hint.wait_for(state="hidden")
+    tab.uncheck("#side")
+    assert tab.locator("#filters select").nth(1).input_value() == "null"  # as before
+
+
+def test_metrics_have_words_identifiers_and_what_is_good(language_page):
+    card = language_page.locator(".chart", has_text="explained_variance").inner_text()
+    assert "explained variance of the critic" in card and "Good: " in card
 
 
 def test_the_equations_hold_the_tokens_numbers(language_page, language):
@@ -344,111 +438,6 @@ def test_lower_lambda_shows_another_histogram_and_its_printed_numbers(language_p
     tab.select_option("#estimator-extra", "ppo, 4 steps")
     assert "ppo, 4 steps" in tab.inner_text("#ridges")
     assert tab.evaluate("document.activeElement.id") == "estimator-extra"
-
-
-STAY_OR_GO = list(product((0, 1), repeat=4))
-
-
-def expected_return(theta, rewards):
-    """J of the playground by writing down all sixteen trajectories."""
-    chance = torch.sigmoid(theta)
-    total = torch.zeros((), dtype=torch.float64)
-    for actions in STAY_OR_GO:
-        state, weight, earned = 0, torch.ones((), dtype=torch.float64), 0.0
-        for action in actions:
-            weight = weight * (chance[state] if action else 1 - chance[state])
-            earned += rewards[state][action]
-            state = 1 - state if action else state
-        total = total + weight * earned
-    return total
-
-
-def test_the_playgrounds_gradient_is_that_of_all_its_trajectories(language_page):
-    chance = random.Random(5)
-    for _ in range(8):
-        theta = [chance.gauss(0, 2), chance.gauss(0, 2)]
-        rewards = [[chance.gauss(0, 1), chance.gauss(0, 1)] for _ in range(2)]
-        exact = torch.tensor(theta, dtype=torch.float64, requires_grad=True)
-        J = expected_return(exact, rewards)
-        (gradient,) = torch.autograd.grad(J, exact)
-        found = language_page.evaluate("([t, r]) => window.report.gradient(t, r)", [theta, rewards])
-        assert found["J"] == pytest.approx(float(J.detach()), abs=1e-9)
-        assert found["gradient"] == pytest.approx(gradient.tolist(), abs=1e-9)
-
-
-def play(tab):
-    """The table of steps, {name: (p in A, p in B, KL, J)}, and the lines of numbers."""
-    rows = tab.locator("#play-table tbody tr").all_inner_texts()
-    cells = [row.replace("−", "-").split("\t") for row in rows]
-    return {name.strip(): [float(x) for x in rest] for name, *rest in cells}
-
-
-def clipped_by_the_library(theta, rewards, size, clip):
-    """`size` along the library's own PPO gradient, in 400 steps over all sixteen trajectories."""
-    actions = torch.tensor(STAY_OR_GO)
-    states = torch.cat([torch.zeros(16, 1, dtype=torch.long), actions.cumsum(1)[:, :-1] % 2], 1)
-    paid = torch.tensor(rewards, dtype=torch.float64)[states, actions]
-
-    def logprobs(at):
-        chance = torch.sigmoid(at)[states]
-        return torch.where(actions.bool(), chance, 1 - chance).log()
-
-    old = logprobs(theta)
-    weight = old.sum(1).exp()
-    to_go = paid.flip(1).cumsum(1).flip(1)
-    advantages = torch.zeros_like(paid)
-    for t in range(4):  # Q and V are means of the reward-to-go over the trajectories that agree
-        for state, action in product((0, 1), repeat=2):
-            here, done = states[:, t] == state, actions[:, t] == action
-            if here.any() and (here & done).any():
-                value = (weight * to_go[:, t])[here].sum() / weight[here].sum()
-                both = here & done
-                q = (weight * to_go[:, t])[both].sum() / weight[both].sum()
-                advantages[both, t] = q - value
-    at = theta.clone()
-    for _ in range(400):
-        at.requires_grad_(True)
-        loss = ppo_clip_loss(
-            logprobs(at), old, advantages * 16 * weight[:, None], torch.ones(16, 4), clip, "episode"
-        )
-        (gradient,) = torch.autograd.grad(loss, at)
-        at = (at - size / 400 * gradient).detach()
-    return at
-
-
-def test_the_playgrounds_steps_keep_to_their_limits(language_page):
-    tab = language_page
-    for size in (6, 20):
-        move(tab, "play-step", size)
-        steps = play(tab)
-        assert steps["KL-limited"][2] == pytest.approx(0.05, abs=1e-3)
-        assert steps["unconstrained"][2] > 0.05
-        before = steps["before"]
-        assert all(steps[name][3] > before[3] for name in ("KL-limited", "clipped"))
-        start = torch.tensor([math.log(p / (1 - p)) for p in before[:2]], dtype=torch.float64)
-        rewards = [[0.2, -0.3], [1, 0]]
-        assert before[3] == pytest.approx(float(expected_return(start, rewards)), abs=1e-3)
-        expected = torch.sigmoid(clipped_by_the_library(start, rewards, size, 0.2))
-        assert steps["clipped"][:2] == pytest.approx(expected.tolist(), abs=2e-3)
-
-
-@pytest.mark.parametrize("weight", ["return", "to-go", "baseline"])
-def test_the_playgrounds_mean_estimate_is_near_the_exact_gradient(language_page, weight):
-    tab = language_page
-    tab.select_option("#play-weigh", weight)
-    move(tab, "play-count", 400)
-    lines = tab.locator("#play-equations p").all_inner_texts()
-
-    def pair(line):
-        inside = line.replace("−", "-").replace("+", "").split("= (")[1].split(")")[0]
-        return [float(x) for x in inside.split(",")]
-
-    exact, average = (pair(next(x for x in lines if x.startswith(k))) for k in ("∇J", "mean of"))
-    spread = float(lines[-1].split("=")[1])
-    assert math.dist(exact, average) < 4 * math.sqrt(spread / 400)
-    before = tab.inner_text("#play-equations")
-    tab.click("#play-again")
-    assert tab.inner_text("#play-equations") != before
 
 
 def test_text_from_models_is_shown_and_never_run(open_page, files, made):
@@ -553,7 +542,7 @@ def test_a_run_without_a_part_still_has_a_page(open_page, tmp_path, made, part):
     if part == "episodes":
         data["agreement"] = None
     tab = open_page(page.write_page(tmp_path / "page.html", data))
-    assert tab.locator("#play-table tr").count() == 5
+    assert tab.locator("h1").inner_text() == data["title"]
 
 
 def test_sections_without_data_are_not_there_nor_links_to_them(open_page, tmp_path, made):
@@ -561,7 +550,7 @@ def test_sections_without_data_are_not_there_nor_links_to_them(open_page, tmp_pa
     alone = {**data, "metrics": [], "episodes": [], "agreement": None}
     tab = open_page(page.write_page(tmp_path / "alone.html", alone))
     seen = {"overview": False, "tokens": False, "agreement": False, "estimators": True}
-    for name, there in {**seen, "playground": True}.items():
+    for name, there in seen.items():
         assert tab.locator(f"#{name}").is_visible() is there, name
         assert tab.locator(f'nav a[href="#{name}"]').is_visible() is there, name
     task = data["estimators"][0]["task"]
