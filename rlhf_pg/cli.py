@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_pg.core.options import check_options, range_text
+from rlhf_pg.core.options import check_options, flat, range_text
 
 USAGE = """\
 Usage: rlhf-pg COMMAND [OPTIONS]
@@ -148,6 +148,8 @@ COMMANDS: dict[str, Command] = {
         "rlhf_pg.study.inspect:inspect",
         positional="run",
         positional_help="Folder of a run of `rlhf-pg train` or `rlhf-pg control`.",
+        second="others",
+        second_help="Folders of further runs: the page then lays all their curves over each other.",
     ),
     "doctor": Command(
         "check a model, its tokenizer, the data and the reward before training",
@@ -321,7 +323,7 @@ def read_config(name: str, command: Command, arguments: Sequence[str]) -> Any:
                 raise ValueError(f"{key} must be text, not {options[key]!r}")
         chosen = find(command.preset)(*(options[key] for key in command.preset_from))
         values = {k: v for k, v in asdict(chosen).items() if k not in command.positionals}
-        parser.set_defaults(_flat(values))
+        parser.set_defaults(flat(values))
     options = _parse(parser, name, arguments)
     check_options(options, config_class)  # before objects are made, to name "learner.lr" in full
     made = parser.instantiate(options)
@@ -392,9 +394,11 @@ def build_parser(name: str, command: Command, config_class: Any, every: bool = T
     )
     parser.add_argument("--config", action="config", help="Read options from a YAML file.")
     parser.add_class_arguments(config_class, skip=set(command.positionals))
-    defaults = {f.name: f.default for f in fields(config_class)}
+    defaults = config_class() if command.positionals else None
     for argument, about in command.positionals.items():
-        parser.add_argument(argument, nargs="?", default=defaults[argument], help=about)
+        default = getattr(defaults, argument)
+        count = "*" if isinstance(default, list) else "?"
+        parser.add_argument(argument, nargs=count, default=default, help=about)
     ranges = _ranges(config_class)
     for action in parser._actions:
         if text := ranges.get(action.dest):
@@ -479,15 +483,6 @@ def _suggest(name: str, known: list[str]) -> str:
     near = [one for one in known if one.rpartition(".")[2] == last]
     near = near or difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ runs/NAME/
   reward_credit.jsonl, reward_credit.html   what each token adds to a reward model's score
   estimators.json bias and variance of gradient estimates (`rlhf-pg study estimators`)
   report.html     the run's page (`rlhf-pg inspect`)
+  curves.html     its curves and those of other runs (`rlhf-pg inspect RUN OTHER ...`)
   oracle.json, oracle.safetensors   exact results for a small task (`rlhf-pg study oracle`)
   bugs.json       effects of planted bugs (`rlhf-pg study bugs`)
 """

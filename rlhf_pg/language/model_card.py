@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import yaml
 
 from rlhf_pg.checkpoint import versions
 from rlhf_pg.language.config import PYTHON_REWARD, TrainConfig, preset, train_config
-from rlhf_pg.language.tracking import flat
+from rlhf_pg.language.tracking import loggable
 from rlhf_pg.progress import plain
 from rlhf_pg.reading import METRICS_LINE, read_jsonl
 from rlhf_pg.runs import METRICS, options_of
@@ -99,10 +98,10 @@ def command_of(config: TrainConfig) -> str:
 
     Raises ValueError for an unknown algorithm.
     """
-    default = _options(preset(config.algorithm))
+    default = loggable(preset(config.algorithm))
     changed = {
         name: value
-        for name, value in _options(config).items()
+        for name, value in loggable(config).items()
         if value != default[name] and name not in ("algorithm", "output")
     }
     if config.reward.startswith(PYTHON_REWARD):
@@ -111,10 +110,6 @@ def command_of(config: TrainConfig) -> str:
     for name, value in changed.items():
         words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
     return shlex.join(words)
-
-
-def _options(config: TrainConfig) -> dict[str, Any]:
-    return flat(asdict(config))
 
 
 def shortened(text: str) -> str:

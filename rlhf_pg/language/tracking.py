@@ -5,13 +5,14 @@ trackio      the project "rlhf-pg" in trackio's own folder; see it with `trackio
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 from accelerate import Accelerator, tracking
 
+from rlhf_pg.core.options import flat
 from rlhf_pg.language.config import TrainConfig
 from rlhf_pg.runs import Run
 
@@ -44,7 +45,7 @@ def tracked(
         "trackio": {"name": run.path.name, "resume": "allow"},
     }
     accelerator.project_configuration.logging_dir = str(run.path)
-    values = None if done else flat(asdict(config))
+    values = None if done else loggable(config)
     accelerator.init_trackers(PROJECTS[str(config.track)], values, options)
     try:
         yield
@@ -53,13 +54,9 @@ def tracked(
             tracker.finish()
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options as one level, by full name ("learner.lr"); lists and None become text."""
-    single: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            single |= flat(value, f"{prefix}{name}.")
-        else:
-            kept = isinstance(value, bool | int | float | str)
-            single[prefix + name] = value if kept else json.dumps(value)
-    return single
+def loggable(config: TrainConfig) -> dict[str, Any]:
+    """All options by full name ("learner.lr"), lists and None as text."""
+    return {
+        name: value if isinstance(value, bool | int | float | str) else json.dumps(value)
+        for name, value in flat(asdict(config)).items()
+    }

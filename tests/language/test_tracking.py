@@ -12,7 +12,7 @@ from accelerate.utils import LoggerType
 from rlhf_pg.checkpoint import Stopped
 from rlhf_pg.cli import main
 from rlhf_pg.language.config import preset
-from rlhf_pg.language.tracking import check_installed, flat
+from rlhf_pg.language.tracking import check_installed
 from rlhf_pg.language.train import resume, train
 from rlhf_pg.runs import read_jsonl
 from support.language import PROMPTS, write_rows
@@ -108,9 +108,3 @@ def test_a_missing_package_is_one_line_with_the_remedy(config, monkeypatch, caps
     (line,) = capsys.readouterr().err.splitlines()
     assert "--track trackio needs the package trackio: pip install trackio" in line
     assert check_installed(None) is None
-
-
-def test_nested_options_become_one_level():
-    assert flat({"a": {"b": 1, "c": {"d": None}}, "e": [1, 2]}) == {
-        "a.b": 1, "a.c.d": "null", "e": "[1, 2]",
-    }  # fmt: skip
