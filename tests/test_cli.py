@@ -124,10 +124,9 @@ def test_each_command_explains_every_option(name, capsys):
 
 def test_short_help_shows_what_most_people_need(capsys):
     for name, command in COMMANDS.items():
-        known = {
-            action.dest for action in cli.build_parser(name, command, find(command.config))._actions
-        }
-        assert set(command.common.split()) <= known, name
+        if command.common:
+            parser = cli.build_parser(name, command, find(command.config))
+            assert set(command.common.split()) <= {action.dest for action in parser._actions}, name
     printed = {}
     for option in ("--help", "--help-all"):
         with pytest.raises(SystemExit):

@@ -88,7 +88,7 @@ def test_the_numbers_are_those_of_the_saved_policy_on_the_held_out_prompts(confi
 
 
 def test_the_best_policy_is_that_of_the_greatest_held_out_score(config_of):
-    config = config_of("run", iterations=8, samples_every=1)
+    config = config_of("run", iterations=5, samples_every=1, eval_every=1)
     config.learner.lr = 0.02
     train(config, lambda completions, **_: [-float(len(text)) for text in completions])
     scores = {x["iteration"]: x["eval_score"] for x in lines_of("run") if "eval_score" in x}

@@ -96,12 +96,6 @@ def test_what_is_repeated_to_verify_a_run_is_not_tracked_again(config, opened):
     assert not opened
 
 
-def test_without_a_tracker_none_is_opened(config, opened):
-    config.track, config.iterations = None, 1
-    train(config)
-    assert not opened
-
-
 def test_a_missing_package_is_one_line_with_the_remedy(config, monkeypatch, capsys):
     monkeypatch.setattr(accelerates, "_available_trackers", [])
     assert main(["train", "--track", "trackio", "--model", config.model]) == 2
