@@ -13,6 +13,7 @@ from reward_models.state import fingerprint, random_state, set_random_state
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
 from rlhf_pg.core.options import made_from
 from rlhf_pg.language import data, models, sampling
+from rlhf_pg.language.check import check_causal
 from rlhf_pg.language.config import FILM_NOTES, FinetuneConfig
 from rlhf_pg.progress import Progress, console
 from rlhf_pg.runs import Run, discarded_if_empty, options_of
@@ -44,6 +45,8 @@ def finetune(config: FinetuneConfig, resume: Path | None = None, until: int | No
             f"{len(held_out):,}",
             markup=False,
         )
+    if config.model is not None:
+        check_causal(model, encoded[0], config.model)
     trainer = NextTokenTrainer(model, encoded, held_out, config)
     if resume is not None:
         state = newest(resume)

@@ -84,7 +84,8 @@ class LanguagePolicy(nn.Module):
                 logits_to_keep=keep,
                 output_hidden_states=self.value_head is not None,
             )
-        logprobs = (out.logits.float() / self.temperature).log_softmax(-1)
+        # Some models make the logits of all positions, whatever `logits_to_keep` is.
+        logprobs = (out.logits[:, -keep:].float() / self.temperature).log_softmax(-1)
         values = torch.zeros(logprobs.shape[:2], device=logprobs.device)
         if self.value_head is not None:
             hidden = out.hidden_states[-1][:, -keep:].float()
@@ -93,7 +94,20 @@ class LanguagePolicy(nn.Module):
             values = self.value_head(hidden).squeeze(-1)
         elif self.separate_critic is not None and cache is None:
             values = self.state_values(input_ids, attention_mask, keep)
-        return logprobs, values, out.past_key_values
+        if cache is not None and getattr(out, "past_key_values", None) is None:
+            raise ValueError(f"{type(self.lm).__name__} returns no key-value cache")
+        return logprobs, values, out.past_key_values if cache is not None else None
+
+    @property
+    def lm(self) -> Any:
+        """The causal LM itself, without the LoRA model around it."""
+        return models.without_adapters(self.model)
+
+    def plain(self, input_ids: Tensor) -> Tensor:
+        """fp32 log-probabilities (B, T, V) by a plain call: no mask, positions or cache."""
+        with self._precision(input_ids.device):
+            logits = self.model(input_ids=input_ids).logits
+        return (logits.float() / self.temperature).log_softmax(-1)
 
     def state_values(self, input_ids: Tensor, attention_mask: Tensor, keep: int) -> Tensor:
         """V (B, keep) of the separate critic at the last `keep` positions."""

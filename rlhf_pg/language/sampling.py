@@ -6,11 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import (
+    DynamicIndexedLayer,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+)
 
 from rlhf_pg.language import decode
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.memory import check_fits
+
+SELECTABLE = (DynamicLayer, DynamicSlidingWindowLayer, DynamicIndexedLayer)
 
 
 @dataclass
@@ -225,8 +231,12 @@ class OwnForward:
 
 
 def _can_select(cache: DynamicCache) -> bool:
-    """Whether rows of the cache can be selected: those of state-space layers cannot."""
-    return all(isinstance(layer, DynamicLayer) for layer in cache.layers)
+    """Whether rows of the cache can be selected.
+
+    Not those of a state-space layer, nor of a layer that is one beside attention (Falcon-H1): it is
+    a DynamicLayer whose state `batch_select_indices` leaves as it is.
+    """
+    return all(type(layer) in SELECTABLE for layer in cache.layers)
 
 
 def encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:

@@ -31,6 +31,7 @@ from rlhf_pg.core.learner import Learner
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.core.rollout import Rollout
 from rlhf_pg.language import data, models, token_records, tracking
+from rlhf_pg.language.check import check_model
 from rlhf_pg.language.config import (
     FILM_NOTES,
     PYTHON_REWARD,
@@ -42,7 +43,7 @@ from rlhf_pg.language.config import (
 from rlhf_pg.language.evaluate import Bench, evaluate
 from rlhf_pg.language.launch import launch, launched
 from rlhf_pg.language.model_card import save_card
-from rlhf_pg.language.policy import make_policy_and_reference
+from rlhf_pg.language.policy import LanguagePolicy, make_policy_and_reference
 from rlhf_pg.language.rollout import (
     Scores,
     completion_rows,
@@ -444,9 +445,14 @@ class Trainer:
         No folder (None) in other processes than the first.
         """
         config, main = self.config, self.accelerator.is_main_process
+        # Before anything is written: sampling, scoring and a row alone must agree.
+        data_and_limit = self.prompts.rows["prompt"], config.max_new_tokens
+        check_model(self.policy, self.tokenizer, *data_and_limit, config.model)
         if config.reference is not None:
             other = open_pretrained(AutoTokenizer, models.model_folder(config.reference))
             models.check_same_vocabulary(self.tokenizer, other, f"the reference {config.reference}")
+            assert isinstance(self.reference, LanguagePolicy)
+            check_model(self.reference, self.tokenizer, *data_and_limit, config.reference)
         if resume is None:
             if not main:
                 return None, 0

@@ -2,14 +2,11 @@
 
 import math
 
-import torch
-
 from rlhf_pg.core.masked import masked_mean, zero_padding
-from rlhf_pg.language.rollout import reference_logprobs, unscored
+from rlhf_pg.language.check import ROUNDING, alone_differences, sampling_differences
+from rlhf_pg.language.rollout import reference_logprobs
 from rlhf_pg.progress import command, number
 from rlhf_pg.study.doctor.context import TOLERANCE, Context, Result, result
-
-ROUNDING = 1e-3  # a larger difference of log-probabilities is no rounding error of fp32
 
 
 def finite_weights(context: Context) -> Result:
@@ -34,22 +31,18 @@ def dropout_off(context: Context) -> Result:
 
 def sampling_equals_scoring(context: Context) -> Result:
     """A token has the same probability in sampling, with a cache, as in scoring, without one."""
-    done = context.completions
-    ratio = (context.evaluation.logprobs - done.logprobs).exp()
-    value = float(zero_padding(ratio - 1, done.mask).abs().max())
+    difference = sampling_differences(context.completions, context.evaluation.logprobs)
+    value = float((-difference).expm1().abs().max())
     cause = "the model computes other probabilities with its key-value cache than without it"
     return _equal(context, value, f"max |ratio − 1| {number(value)}", cause)
 
 
-@torch.no_grad()
 def left_padding(context: Context) -> Result:
     """Completions have the same probabilities in a batch, with padded prompts, as alone."""
-    batch, value = context.evaluation.logprobs, 0.0
-    episodes = unscored(context.completions)
-    for row in range(0, len(episodes), max(1, len(episodes) // 6)):
-        alone = context.policy.evaluate(episodes[row : row + 1]).logprobs[0]
-        difference = zero_padding(batch[row] - alone, episodes.mask[row])
-        value = max(value, float(difference.abs().max()))
+    scored = context.evaluation.logprobs
+    rows = range(0, len(scored), max(1, len(scored) // 6))
+    difference = alone_differences(context.policy, context.completions, scored, rows)
+    value = float(difference.abs().max())
     cause = "padding changes the probabilities: the model must use attention_mask and position_ids"
     return _equal(context, value, f"max |padded − alone| {number(value)}", cause)
 
