@@ -131,7 +131,8 @@ def ticks(low: float, high: float) -> list[float]:
         return [low]
     step = _step(low, high)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(i * step, 10) for i in range(first, last + 1)]
+    digits = 10 - math.floor(math.log10(step))
+    return [round(i * step, digits) for i in range(first, last + 1)]
 
 
 def _round_range(values: Sequence[float]) -> Range:
@@ -153,6 +154,8 @@ def _tick_labels(marks: Sequence[float]) -> list[str]:
     """Tick values as text, with a plus sign only on an axis that crosses zero."""
     step = min((b - a for a, b in zip(marks, marks[1:], strict=False)), default=1.0)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    if digits > 5:
+        return [f"{mark:.2g}".replace("-", "−") for mark in marks]
     if min(marks) < 0 < max(marks):
         return [signed(mark, digits) for mark in marks]
     return [f"{mark:,.{digits}f}".replace("-", "−") for mark in marks]

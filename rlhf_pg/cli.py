@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_pg.core.options import check_options, range_text
+from rlhf_pg.core.options import check_options, flat, range_text
 
 USAGE = """\
 Usage: rlhf-pg COMMAND [OPTIONS]
@@ -34,6 +34,7 @@ class Command:
     positional_help: str = "A run or a model."
     second: str | None = None  # another positional argument, after the first
     second_help: str = ""
+    common: str = ""  # options that --help shows, if not all; --help-all shows the others too
 
     @property
     def positionals(self) -> dict[str, str]:
@@ -55,11 +56,14 @@ COMMANDS: dict[str, Command] = {
         "train a language model on text; by default a tiny new one",
         f"{LANGUAGE}.config:FinetuneConfig",
         f"{LANGUAGE}.finetune:finetune",
+        common="data model tokenizer width layers epochs batch_size lr seed output",
     ),
     "reward": Command(
         "train a reward model on pairs of a chosen and a rejected completion",
         f"{LANGUAGE}.config:RewardConfig",
         "rlhf_pg.commands:reward",
+        common="data test model lora_rank device output learner.epochs learner.batch_size "
+        "learner.lr",
     ),
     "label": Command(
         "judge pairs of completions yourself in the terminal, one key each",
@@ -72,6 +76,9 @@ COMMANDS: dict[str, Command] = {
         f"{LANGUAGE}.train:train",
         preset=f"{LANGUAGE}.config:preset",
         preset_from=("algorithm",),
+        common="algorithm model reward data iterations rows samples_per_prompt max_new_tokens "
+        "temperature kl_coef kl_target lora_rank eval_data eval_every track processes "
+        "device seed output learner.lr",
     ),
     "resume": Command(
         "continue an interrupted run from its newest checkpoint",
@@ -98,11 +105,14 @@ COMMANDS: dict[str, Command] = {
         f"{LANGUAGE}.config:EvaluateConfig",
         f"{LANGUAGE}.evaluate:assess",
         positional="model",
+        common="base reward data prompts samples_per_prompt best_of device seed output",
     ),
     "frontier": Command(
         "sweep the KL coefficient: reward against KL, beside best-of-n and the optimum",
         f"{LANGUAGE}.config:FrontierConfig",
         f"{LANGUAGE}.frontier:frontier",
+        common="coefficients algorithm model reward data iterations rows best_of device seed "
+        "output",
     ),
     "data show": Command(
         "show how a data source is read: its form, counts, lengths and three rows",
@@ -117,6 +127,8 @@ COMMANDS: dict[str, Command] = {
         "rlhf_pg.control.train:train",
         preset="rlhf_pg.control.config:preset",
         preset_from=("algorithm", "env"),
+        common="env algorithm total_steps environments rollout_steps threshold eval_episodes seed "
+        "output learner.lr learner.gamma learner.lam",
     ),
     "compare": Command(
         "run several algorithms on one environment: curves, steps to solve it, gradient noise",
@@ -136,6 +148,8 @@ COMMANDS: dict[str, Command] = {
         "rlhf_pg.study.inspect:inspect",
         positional="run",
         positional_help="Folder of a run of `rlhf-pg train` or `rlhf-pg control`.",
+        second="others",
+        second_help="Folders of further runs: the page then lays all their curves over each other.",
     ),
     "doctor": Command(
         "check a model, its tokenizer, the data and the reward before training",
@@ -145,6 +159,7 @@ COMMANDS: dict[str, Command] = {
         preset_from=("algorithm", "model"),
         positional="model",
         positional_help="Initial policy: a run, a folder, or a hub name.",
+        common="algorithm reward data max_new_tokens temperature kl_coef explain trust learner.lr",
     ),
     "study oracle": Command(
         "exact results for an enumerable task: J, its gradient, V, Q, A, the optimum",
@@ -277,6 +292,7 @@ def overview(commands: Mapping[str, Command] = COMMANDS) -> str:
             *lines,
             "",
             "`rlhf-pg COMMAND --help` lists a command's options with their usual ranges;",
+            "where it has many, --help-all lists those that are seldom needed too;",
             "every command also takes --config FILE.yaml, and --debug for a full traceback.",
         ]
     )
@@ -295,8 +311,11 @@ def read_config(name: str, command: Command, arguments: Sequence[str]) -> Any:
     find which preset is meant, and once on top of it.
     """
     config_class = find(command.config)
+    every = "--help-all" in arguments
+    arguments = ["--help" if argument == "--help-all" else argument for argument in arguments]
+    arguments = _with_underscores(arguments, config_class)
     _check_files(config_class, arguments)
-    parser = build_parser(name, command, config_class)
+    parser = build_parser(name, command, config_class, every)
     if command.preset:
         options = _parse(parser, name, [a for a in arguments if a not in ("-h", "--help")])
         for key in command.preset_from:
@@ -304,11 +323,22 @@ def read_config(name: str, command: Command, arguments: Sequence[str]) -> Any:
                 raise ValueError(f"{key} must be text, not {options[key]!r}")
         chosen = find(command.preset)(*(options[key] for key in command.preset_from))
         values = {k: v for k, v in asdict(chosen).items() if k not in command.positionals}
-        parser.set_defaults(_flat(values))
+        parser.set_defaults(flat(values))
     options = _parse(parser, name, arguments)
     check_options(options, config_class)  # before objects are made, to name "learner.lr" in full
     made = parser.instantiate(options)
     return config_class(**{f.name: made[f.name] for f in fields(config_class)})
+
+
+def _with_underscores(arguments: Sequence[str], config_class: Any) -> list[str]:
+    """The arguments with known options as they are spelt here: `--kl-coef` becomes `--kl_coef`."""
+    known = {f"--{name}" for name in _ranges(config_class)}
+    spelt = []
+    for argument in arguments:
+        option, given, value = argument.partition("=")
+        name = option[:2] + option[2:].replace("-", "_")
+        spelt.append(name + given + value if name in known else argument)
+    return spelt
 
 
 def _check_files(config_class: Any, arguments: Sequence[str]) -> None:
@@ -346,8 +376,11 @@ def _class_in(values: Any, key: str = "") -> str:
     return next(filter(None, nested), "")
 
 
-def build_parser(name: str, command: Command, config_class: Any) -> Any:
-    """A jsonargparse parser of the dataclass: its fields are options, their docstrings the help."""
+def build_parser(name: str, command: Command, config_class: Any, every: bool = True) -> Any:
+    """A jsonargparse parser of the dataclass: its fields are options, their docstrings the help.
+
+    The help shows `every` option, or those that most people need.
+    """
     import jsonargparse
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -361,14 +394,29 @@ def build_parser(name: str, command: Command, config_class: Any) -> Any:
     )
     parser.add_argument("--config", action="config", help="Read options from a YAML file.")
     parser.add_class_arguments(config_class, skip=set(command.positionals))
-    defaults = {f.name: f.default for f in fields(config_class)}
+    defaults = config_class() if command.positionals else None
     for argument, about in command.positionals.items():
-        parser.add_argument(argument, nargs="?", default=defaults[argument], help=about)
+        default = getattr(defaults, argument)
+        count = "*" if isinstance(default, list) else "?"
+        parser.add_argument(argument, nargs=count, default=default, help=about)
     ranges = _ranges(config_class)
     for action in parser._actions:
         if text := ranges.get(action.dest):
             action.help = f"{(action.help or '').rstrip('.')}. {text[0].upper()}{text[1:]}."
+    if command.common and not every:
+        _shorten_help(parser, name, command, len(ranges) - len(command.positionals))
     return parser
+
+
+def _shorten_help(parser: Any, name: str, command: Command, options: int) -> None:
+    """Hide all but the command's common options in the help."""
+    shown = {*command.common.split(), *command.positionals, "help", "config"}
+    for action in parser._actions:
+        if action.dest not in shown:
+            action.help = argparse.SUPPRESS
+    for group in parser._action_groups:
+        group.description = None
+    parser.epilog = f"All {options} options: rlhf-pg {name} --help-all"
 
 
 def _ranges(kind: Any, prefix: str = "") -> dict[str, str]:
@@ -414,7 +462,8 @@ def _what_is_wrong(text: str, name: str, known: list[str]) -> str:
         option = unknown[1] or unknown[2]
         dashes = "--" if option.startswith("--") else ""  # none in a file
         near = _suggest(option, [dashes + name for name in known])
-        return f"unknown option {option}{near}: `rlhf-pg {name} --help` lists the options"
+        every = "--help-all" if COMMANDS[name].common else "--help"
+        return f"unknown option {option}{near}: `rlhf-pg {name} {every}` lists the options"
     text = re.sub(r'Parser key "([^"]+)":', r"--\1:", text)
     text = re.sub(
         r"Does not validate against any of the Union subtypes Subtypes: \[(.+?)\] Errors: .* "
@@ -428,17 +477,12 @@ def _what_is_wrong(text: str, name: str, known: list[str]) -> str:
 
 
 def _suggest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
+    """A hint at the nearest known name: one of a group with this last part, as learner.lr for lr,
+    or else one spelt alike."""
+    last = name.lstrip("-").replace("-", "_")
+    near = [one for one in known if one.rpartition(".")[2] == last]
+    near = near or difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
 
 
 if __name__ == "__main__":

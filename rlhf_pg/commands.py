@@ -20,6 +20,7 @@ from reward_models.preference import train as train_reward_model
 from reward_models.pretrained import limit_threads
 from reward_models.reward_model import RewardModel
 from reward_models.rules import FILM_NOTES_GOLD
+from rlhf_pg.chat import chat
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
 from rlhf_pg.core.options import made_from
 from rlhf_pg.language import data, models
@@ -190,11 +191,15 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def sample(config: SampleConfig) -> None:
-    """Print completions, each with its score if there is a reward, and its gold score."""
+    """Print completions, each with its score if there is a reward, and its gold score; or answer
+    what is typed."""
     config = with_run_options(config)
     assert config.max_new_tokens and config.temperature
     model, tokenizer = models.load(config.model)
     policy = LanguagePolicy(model, config.temperature, critic="none")
+    if config.chat:
+        generator = torch.Generator().manual_seed(config.seed)
+        return chat(policy, tokenizer, config.max_new_tokens, generator, config.greedy)
     columns = _prompts(config, tokenizer)
     count, limit = len(columns["prompt"]), config.max_new_tokens
     data.check_prompt_lengths(model, tokenizer, columns["prompt"], limit)

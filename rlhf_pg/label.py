@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from rich.table import Table
 from rich.text import Text
 
 from reward_models.files import saved_text
 from reward_models.loading import load_reward
-from reward_models.pretrained import limit_threads
+from reward_models.pretrained import limit_threads, usable_device
 from rlhf_pg.language import data, models
 from rlhf_pg.language.config import LabelConfig
 from rlhf_pg.language.loaded import with_run_options
@@ -264,7 +263,7 @@ def make_pairs(config: LabelConfig, reward: Reward | None, skip: int = 0) -> lis
     assert config.data and config.max_new_tokens and config.temperature
     model, tokenizer = models.load(config.model)
     limit_threads(model)
-    device = Accelerator(cpu=config.device == "cpu").device
+    device = usable_device("cpu" if config.device == "cpu" else None)
     policy = LanguagePolicy(model, config.temperature, "none").to(device)
     prompts = data.read(config.data, "prompts", tokenizer=tokenizer, columns=config.columns)
     columns = data.spread(prompts, config.count)

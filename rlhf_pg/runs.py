@@ -8,14 +8,17 @@ runs/NAME/
   tokens.jsonl    completions of fixed prompts over time, token by token, keys as in EPISODE
   initial/        the model it started from (hard links); reference/ if that is another model
   checkpoints/    the last two states, to resume from (rlhf_pg/checkpoint.py)
-  best/           the policy of the best objective so far, a mean over samples_every iterations
-  policy/         the trained model; written at the end, whole or not at all
+  best/           the policy of the greatest eval_score so far; without eval_data, of the best
+                  objective, a mean over samples_every iterations
+  policy/         the trained model and its card (README.md); written at the end, or not at all
+  tensorboard/    the metrics for tensorboard, if asked for (`--track`)
   evaluation.json result of `rlhf-pg evaluate`
   credit.jsonl    completions of the trained policy with each token's true advantage
   credit.json     agreement of the estimated advantages with it (`rlhf-pg study credit`)
   reward_credit.jsonl, reward_credit.html   what each token adds to a reward model's score
   estimators.json bias and variance of gradient estimates (`rlhf-pg study estimators`)
   report.html     the run's page (`rlhf-pg inspect`)
+  curves.html     its curves and those of other runs (`rlhf-pg inspect RUN OTHER ...`)
   oracle.json, oracle.safetensors   exact results for a small task (`rlhf-pg study oracle`)
   bugs.json       effects of planted bugs (`rlhf-pg study bugs`)
 """
@@ -94,7 +97,10 @@ METRICS: dict[str, str] = {
     # control: score and length are those of the episodes that ended in the iteration
     "steps": "environment steps learned from so far, resets not counted",
     "training_seconds": "time spent collecting and learning, without evaluation",
-    "eval_score": "mean score of whole episodes in separate evaluation environments",
+    "eval_score": "mean score on held-out prompts (eval_data); control: of whole episodes in "
+    "separate evaluation environments",
+    "eval_gold": "mean gold score on held-out prompts",
+    "eval_kl": "KL(policy || reference) on held-out prompts, as kl",
     "eval_score_std": "standard deviation of eval_score over the episodes",
     "entropy_temperature": "weight of the entropy in the reward, for the next rollout",
     "reward_scale": "factor of the rewards in this update, with normalise_rewards",

@@ -21,9 +21,10 @@ from reward_models.rules import FILM_NOTES
 
 CONFIG, SIGNATURE = "config.yaml", "config.signature"
 SECRET_BYTES = 32
-# Options of a run that name something to load, by how they are spelt.
+# Options of a run that name something to load, by how they are spelt: rewards; or a folder, file or
+# hub name.
 REWARDS = ("reward", "gold")
-PLACES = ("model", "base", "reference", "critic_from", "data", "test")  # folder, file or hub name
+PLACES = ("model", "base", "reference", "critic_from", "data", "test", "eval_data")
 
 
 def sign(run: Path) -> None:

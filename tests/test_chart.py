@@ -1,10 +1,12 @@
 """Charts: what is drawn is where it should be, and text is only text."""
 
+import re
 import xml.etree.ElementTree as xml
 
 import pytest
 
 from rlhf_pg.chart import (
+    BLUE,
     BOTTOM,
     HEIGHT,
     LEFT,
@@ -148,3 +150,12 @@ def test_names_are_text_and_no_markup():
 
 def test_signs():
     assert [signed(x) for x in (1.25, -1.0, -0.01, 1234)] == ["+1.2", "−1.0", "0.0", "+1,234.0"]
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-12, 3e-8, 1e9])
+def test_very_small_and_large_numbers_have_ticks_apart(scale):
+    marks = ticks(0.0, 4 * scale)
+    assert len(marks) > 2 and all(b > a for a, b in zip(marks, marks[1:], strict=False))
+    svg = panel("x", [Series([(0, 0.0), (1, 4 * scale)], BLUE)]).svg
+    labels = re.findall(r'text-anchor="end">([^<]*)<', svg)
+    assert len(set(labels)) == len(labels) > 2 and max(map(len, labels)) < 16

@@ -1,5 +1,6 @@
 """The command line: help at once, presets and overrides, and one clear line for every error."""
 
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -109,7 +110,7 @@ def test_the_version_is_printed(capsys):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_explains_every_option(name, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main([name, "--help"])
+        main([*name.split(), "--help-all"])
     printed = " ".join(capsys.readouterr().out.split())
     assert stopped.value.code == 0
     command = COMMANDS[name]
@@ -119,6 +120,24 @@ def test_each_command_explains_every_option(name, capsys):
     unexplained = [a.dest for a in parser._actions if not a.help and a.option_strings]
     assert not unexplained
     assert all(f.name in printed for f in fields(find(command.config)))
+
+
+def test_short_help_shows_what_most_people_need(capsys):
+    for name, command in COMMANDS.items():
+        if command.common:
+            parser = cli.build_parser(name, command, find(command.config))
+            assert set(command.common.split()) <= {action.dest for action in parser._actions}, name
+    printed = {}
+    for option in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            main(["train", option])
+        printed[option] = capsys.readouterr().out
+    assert len(printed["--help"]) < len(printed["--help-all"]) / 2
+    listed = set(re.findall(r"^  --([\w.]+)", printed["--help"], re.MULTILINE))
+    assert listed == {"config", *COMMANDS["train"].common.split()}
+    total = len(re.findall(r"^  --[\w.]+", printed["--help-all"], re.MULTILINE)) - 3
+    assert f"All {total} options: rlhf-pg train --help-all" in printed["--help"]
+    assert "All " not in printed["--help-all"] and "(CONFIG" not in printed["--help"]
 
 
 # -- options ---------------------------------------------------------------------------------------
@@ -136,6 +155,14 @@ def test_an_algorithm_sets_its_options_and_each_can_be_changed():
     changed = config_of("train", "--learner.lr", "1e-4", "--algorithm", "rloo")
     assert changed.learner.lr == 1e-4 and changed.learner.baseline == "leave-one-out"
     assert config_of("train").learner.clip == 0.2
+
+
+def test_hyphens_stand_for_underscores(here):
+    arguments = ["--max-new-tokens", "7", "--learner.entropy-coef=0.5", "--bf16", "--reward", "a-b"]
+    config = config_of("train", *arguments)
+    assert (config.max_new_tokens, config.learner.entropy_coef, config.bf16) == (7, 0.5, True)
+    assert config.reward == "a-b"
+    assert config_of("sample", "--samples-per-prompt=2", "my-model").model == "my-model"
 
 
 def test_a_file_is_read_and_options_go_over_it(here):
@@ -232,8 +259,9 @@ BAD = {
     "hub data": (TRAIN + " --data someone/data", "'someone/data' is no file or folder here"),
     "a hub reward": (TRAIN + " --reward someone/judge", "'someone/judge' is no file or folder"),
     # options
-    "an unknown option": (TRAIN + " --lr 1", "unknown option --lr"),
-    "an option nearly right": (TRAIN + " --kl-coef 1", "unknown option --kl-coef (did you mean"),
+    "an unknown option": (TRAIN + " --zzz 1", "unknown option --zzz: `rlhf-pg train --help-all`"),
+    "an option of a group": (TRAIN + " --lr 1", "--lr (did you mean '--learner.lr'?)"),
+    "an option nearly right": (TRAIN + " --kl-coeff 1", "--kl-coeff (did you mean '--kl_coef'?)"),
     "an abbreviated option": (TRAIN + " --iter 1", "unknown option --iter"),
     "an unknown inner option": (TRAIN + " --learner.clp 1", "(did you mean '--learner.clip'?)"),
     "a word for a number": (TRAIN + " --rows many", "--rows: expected int, got many"),

@@ -45,6 +45,7 @@ MODULES = {  # the modules beside the packages
     "rlhf_pg.reading": "shared",
     "rlhf_pg.runs": "shared",
     "rlhf_pg.trust": "shared",
+    "rlhf_pg.chat": "commands",
     "rlhf_pg.cli": "cli",
     "rlhf_pg.commands": "commands",
     "rlhf_pg.demo": "commands",

@@ -92,6 +92,15 @@ def made_from(kind: Any, values: Mapping[str, Any], source: str) -> Any:
         raise ValueError(f"{source}: {error}") from error
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options as one level, by full name: {"learner": {"lr": 1}} is {"learner.lr": 1}."""
+    level: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = isinstance(value, Mapping)
+        level |= flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
+    return level
+
+
 def range_text(limits: Mapping[str, float]) -> str:
     """The range of a field's metadata in words: "from 0 to 1", "above 0"; "" if it has none."""
     words = {name.replace("_", " "): f"{limits[name]:,}" for name in limits}

@@ -17,6 +17,7 @@ COMPARING = ("leave-one-out", "group", "group-centred")  # baselines that need K
 
 Critic = Literal["shared", "detached", "separate", "none"]
 Device = Literal["auto", "cpu"]
+Tracker = Literal["tensorboard", "trackio"]
 
 PYTHON_REWARD = "Python: "  # begins the reward of a run that was given a function, in its config
 
@@ -101,6 +102,18 @@ class TrainConfig(Options):
     samples_kept: int = option(4, at_least=0)
     """Completions per entry: of the rollout in samples.jsonl, of the same fixed prompts through
     the whole run in tokens.jsonl."""
+    eval_data: str | None = None
+    """Held-out prompts, as `data`, on which the policy is measured as it learns (eval_score,
+    eval_kl). best/ then holds the policy of the greatest eval_score, else of the best objective."""
+    eval_every: int = option(10, at_least=1)
+    """Iterations between these measurements, usually 5 to 50; the last iteration is measured
+    too."""
+    eval_prompts: int = option(100, at_least=1)
+    """Maximum number of held-out prompts, spread over the data, with one completion each; usually
+    50 to 500. The same random numbers are used each time."""
+    track: Tracker | None = None
+    """Also send the metrics to this tracker on this machine (extra: track). tensorboard writes to
+    the run's folder, trackio to its own."""
     processes: int = option(1, at_least=1, at_most=1024)
     """Processes on this machine, usually one per GPU or two to four CPU cores each. `torchrun` and,
     on GPUs, `accelerate launch` work too. The model must fit on each device."""
@@ -108,7 +121,7 @@ class TrainConfig(Options):
     """Iterations between checkpoints, to resume from; 0 writes none. By default as often as takes
     under 5 % of the time, and at most every 10 seconds."""
     device: Device = "auto"
-    """"auto" uses an accelerator if there is one; "cpu" does not."""
+    """"auto" uses a CUDA GPU if there is one, and never Apple's (MPS); "cpu" uses none."""
     seed: int = option(0, at_least=0)
     """Random seed of sampling, prompt order and minibatches."""
     output: str | None = None
@@ -255,7 +268,7 @@ class RewardConfig(Options):
     """Maximum length of a text in tokens, usually 256 to 2,048; longer ones lose the beginning of
     their prompt. Defaults to the model's context."""
     device: Device = "auto"
-    """"auto" uses an accelerator if there is one; "cpu" does not."""
+    """"auto" uses a CUDA GPU if there is one, and never Apple's (MPS); "cpu" uses none."""
     curve: list[int] | None = option(None, at_least=1)
     """Also train new models on these numbers of pairs and report their accuracy: '[500, 1000]'."""
     checkpoint_every: int | None = option(None, at_least=0)
@@ -290,6 +303,9 @@ class SampleConfig(Options):
     """Maximum length of a completion in tokens, EOS included. Defaults to the run's, or 48."""
     temperature: float | None = option(None, at_least=0.01)
     """Sampling temperature; below 1 likely tokens become likelier. Defaults to the run's, or 1."""
+    chat: bool = False
+    """Answer what you type, line by line, until Ctrl-D: as a conversation, if the tokenizer has a
+    chat template. `prompt`, `data`, `reward` and the counts are then not used."""
     greedy: bool = False
     """Take the likeliest token each time instead of sampling."""
     seed: int = option(0, at_least=0)
@@ -327,7 +343,7 @@ class EvaluateConfig(Options):
     temperature: float | None = option(None, at_least=0.01)
     """Sampling temperature. Defaults to the run's, or 1."""
     device: Device = "auto"
-    """"auto" uses an accelerator if there is one; "cpu" does not."""
+    """"auto" uses a CUDA GPU if there is one, and never Apple's (MPS); "cpu" uses none."""
     seed: int = option(0, at_least=0)
     """Random seed of sampling."""
     output: str | None = None
@@ -374,7 +390,7 @@ class FrontierConfig(Options):
     best_of: int = option(64, at_least=1)
     """Largest n of best-of-n from the initial policy."""
     device: Device = "auto"
-    """"auto" uses an accelerator if there is one; "cpu" does not."""
+    """"auto" uses a CUDA GPU if there is one, and never Apple's (MPS); "cpu" uses none."""
     seed: int = option(0, at_least=0)
     """Random seed of every run and measurement."""
     output: str | None = None
@@ -404,7 +420,7 @@ class LabelConfig(Options):
     temperature: float | None = option(None, at_least=0.01)
     """Sampling temperature, usually 0.7 to 1. Defaults to the run's, or 1."""
     device: Device = "auto"
-    """"auto" uses an accelerator if there is one; "cpu" does not."""
+    """"auto" uses a CUDA GPU if there is one, and never Apple's (MPS); "cpu" uses none."""
     seed: int = option(0, at_least=0)
     """Random seed of sampling, and of which completion stands on the left."""
     output: str = "runs/label"

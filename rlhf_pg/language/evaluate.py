@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
 from reward_models.files import saved_text
+from reward_models.guard import time_limit
 from reward_models.loading import load_reward
-from reward_models.pretrained import limit_threads
+from reward_models.pretrained import limit_threads, usable_device
 from reward_models.rules import FILM_NOTES_GOLD
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.language import data, models
 from rlhf_pg.language.config import FILM_NOTES, EvaluateConfig, train_config
 from rlhf_pg.language.loaded import RUN_OPTIONS, remembered, run_folder
-from rlhf_pg.language.policy import LanguagePolicy
+from rlhf_pg.language.policy import LanguagePolicy, Reference
 from rlhf_pg.language.rollout import (
     Reward,
     completion_rows,
@@ -62,11 +62,12 @@ ROW_BYTES = 500  # at least, of a measured completion: its text and numbers
 class Bench:
     """Prompts, rewards and reference, the same for every policy that is measured."""
 
-    reference: LanguagePolicy
+    reference: Reference
     tokenizer: Any
     columns: data.Rows
     rewards: dict[str, Reward]  # by name: "score", "gold"
     max_new_tokens: int
+    reward_timeout: float | None = None  # seconds
 
     def measure(
         self, policy: LanguagePolicy, samples: int, seed: int, title: str
@@ -135,10 +136,11 @@ def evaluate(
         completions = sample(
             policy, bench.tokenizer, part["prompt"], bench.max_new_tokens, generator
         )
-        scores = {
-            name: score_completions(reward, completions, part)[0]
-            for name, reward in bench.rewards.items()
-        }
+        with time_limit(bench.reward_timeout, "--reward_timeout"):
+            scores = {
+                name: score_completions(reward, completions, part)[0]
+                for name, reward in bench.rewards.items()
+            }
         ref_logprobs = reference_logprobs(bench.reference, completions)
         kl = kl_per_token(completions, ref_logprobs).sum(1)
         rows += completion_rows(completions, {**scores, "kl": kl})
@@ -385,7 +387,7 @@ def open_bench(
 ) -> tuple[Bench, LanguagePolicy, LanguagePolicy]:
     """The bench, the policy and its base model; both are one object if they are one folder."""
     assert config.base and config.data and config.max_new_tokens and config.temperature
-    device = Accelerator(cpu=config.device == "cpu").device
+    device = usable_device("cpu" if config.device == "cpu" else None)
     model, tokenizer = models.load(config.model)
     limit_threads(model)
     columns = data.read(config.data, "prompts", "test", tokenizer, config.columns)

@@ -30,7 +30,7 @@ from rlhf_pg.core import kl
 from rlhf_pg.core.learner import Learner
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.core.rollout import Rollout
-from rlhf_pg.language import data, models, token_records
+from rlhf_pg.language import data, models, token_records, tracking
 from rlhf_pg.language.check import check_model
 from rlhf_pg.language.config import (
     FILM_NOTES,
@@ -40,7 +40,9 @@ from rlhf_pg.language.config import (
     train_config,
     with_kept_models,
 )
+from rlhf_pg.language.evaluate import Bench, evaluate
 from rlhf_pg.language.launch import launch, launched
+from rlhf_pg.language.model_card import save_card
 from rlhf_pg.language.policy import LanguagePolicy, make_policy_and_reference
 from rlhf_pg.language.rollout import (
     Scores,
@@ -83,6 +85,9 @@ def train(
             raise ValueError("a Python function as reward needs one process, or torchrun")
         launch(config.processes, train, config, reward, gold, resume, until)
         return None
+    if until is not None:  # to repeat what is tracked already, or a part of it
+        config = replace(config, track=None)
+    tracking.check_installed(config.track)
     trainer = Trainer(config, reward, gold, resume)
     run, done = trainer.open_run(resume)  # no run in other processes than the first
     checkpoints = Checkpoints(
@@ -92,6 +97,7 @@ def train(
     with (
         checkpoints,
         discarded_if_empty(run),
+        tracking.tracked(trainer.accelerator, run, trainer.config, done),
         Progress(config.iterations, title, shown=run is not None) as progress,
     ):
         for iteration in range(done + 1, config.iterations + 1):
@@ -102,19 +108,22 @@ def train(
             metrics, samples = trainer.step()  # sample, score, rollout, update
 
             if run is not None:
+                metrics |= trainer.held_out(iteration)
                 line = run.log(iteration, metrics)
+                trainer.accelerator.log(line, step=iteration)  # to the tracker, if there is one
                 if log_samples:
                     run.samples({"iteration": iteration, **row} for row in samples)
                 if fixed:  # after the update: how far it moved the probability of each token
                     learner = config.learner
                     run.tokens(token_records.after_update(*fixed, trainer.policy, learner))
                 progress.update(iteration, **{k: line[k] for k in shown if k in line})
-            trainer.keep_best(run, iteration, metrics.get("objective"))
+            trainer.keep_best(run, iteration, metrics)
             state = partial(trainer.state_dict, run, iteration)
             checkpoints.after(iteration, config.iterations, state, trainer.save_policy)
     if run is not None:
         with run.saved("policy") as folder:
             trainer.save_policy(folder)
+            save_card(folder, run.path)
         console.print(f"policy in {run.path / 'policy'}", markup=False)
         console.print(f"read completions: {command('sample', run.path)}", markup=False)
         console.print(f"see every token's advantage: {command('inspect', run.path)}", markup=False)
@@ -145,7 +154,8 @@ class Trainer:
             config = with_kept_models(config, resume)
         # Without a GPU, only cpu=True makes accelerate join several processes.
         cpu = config.device == "cpu" or not torch.cuda.is_available()
-        self.accelerator = Accelerator(cpu=cpu)
+        # The tracker writes to the run's folder, which is made later.
+        self.accelerator = Accelerator(cpu=cpu, log_with=config.track, project_dir="runs")
         config = replace(config, processes=self.accelerator.num_processes)
         self.config = config
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
@@ -183,6 +193,7 @@ class Trainer:
         )
         count = max(1, config.samples_kept // config.samples_per_prompt)
         self.fixed_prompts = data.spread(rows, count, config.samples_per_prompt)
+        self.eval_prompts = self.read_eval_prompts(model) if config.eval_data else None
         self.sampling_gap = 0.0  # of the last rollout, with bf16
         self.stage_seconds: dict[str, float] = {}  # of the last step
         self.objectives: list[float] = []  # of the iterations since the last comparison
@@ -389,6 +400,45 @@ class Trainer:
         )
         return records, completions, rollout
 
+    def read_eval_prompts(self, model: Any) -> data.Rows:
+        """The held-out prompts; raises ValueError if they cannot be read or are too long."""
+        config = self.config
+        assert config.eval_data
+        rows = data.read(config.eval_data, "prompts", "test", self.tokenizer, config.columns)
+        rows = data.spread(rows, config.eval_prompts)
+        data.check_prompt_lengths(model, self.tokenizer, rows["prompt"], config.max_new_tokens)
+        return rows
+
+    def held_out(self, iteration: int) -> dict[str, float]:
+        """eval_score, eval_gold and eval_kl, if this iteration is one to measure them.
+
+        By the same random numbers each time; no generator changes, nor the running moments of the
+        rewards. Call it in one process only.
+        """
+        config = self.config
+        due = iteration % config.eval_every == 0 or iteration == config.iterations
+        if self.eval_prompts is None or not due:
+            return {}
+        rewards = {"score": self.reward} | ({"gold": self.gold} if self.gold else {})
+        bench = Bench(
+            self.reference,
+            self.tokenizer,
+            self.eval_prompts,
+            dict(rewards),
+            config.max_new_tokens,
+            config.reward_timeout,
+        )
+        moments = {name: reward.state_dict() for name, reward in rewards.items()}
+        random = random_state()  # which a reward may use
+        self.reward.gather = alone  # only this process scores them
+        means, rows = evaluate(bench, self.policy, self.eval_prompts, config.seed, config.rows)
+        self.reward.gather = self.gather
+        for name, reward in rewards.items():
+            reward.load_state_dict(moments[name])
+        set_random_state(random)
+        scored = [name for name in rewards if any(row[name] is not None for row in rows)]
+        return {f"eval_{name}": means[name] for name in (*scored, "kl")}
+
     def open_run(self, resume: Path | None) -> tuple[Run | None, int]:
         """The run's folder, new or resumed, and how many iterations are done already.
 
@@ -441,6 +491,7 @@ class Trainer:
             "objectives": self.objectives,
             "best": self.best,
             "data": self.data_fingerprint,
+            "eval_data": fingerprint(self.eval_prompts) if self.eval_prompts else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -449,6 +500,12 @@ class Trainer:
             raise ValueError(
                 f"the prompts in {self.config.data} have changed since the run began; it can only "
                 "be resumed with the same data"
+            )
+        now = fingerprint(self.eval_prompts) if self.eval_prompts else None
+        if state.get("eval_data") != now:
+            raise ValueError(
+                f"the prompts in {self.config.eval_data} have changed since the run began; it can "
+                "only be resumed with the same eval_data"
             )
         processes = len(state["processes"])
         if processes != self.accelerator.num_processes:
@@ -479,23 +536,35 @@ class Trainer:
         models.save(folder, merged(self.policy.model), self.tokenizer)
         self.policy.save_critic(folder)
 
-    def keep_best(self, run: Run | None, iteration: int, objective: float | None) -> None:
-        """Save the policy if the mean objective of the last `samples_every` iterations is the
-        greatest so far. There is no objective where no completion has a score."""
-        if objective is not None:
-            self.objectives.append(objective)
-        if objective is None or len(self.objectives) < self.config.samples_every:
+    def keep_best(self, run: Run | None, iteration: int, metrics: dict[str, float]) -> None:
+        """Save the policy if it is the best so far: by eval_score with held-out prompts, else by
+        the mean objective of the last `samples_every` iterations."""
+        if self.eval_prompts is not None:
+            name, value = "eval_score", metrics.get("eval_score")
+        else:
+            name, value = "objective", self.mean_objective(metrics.get("objective"))
+        if value is None or (self.best is not None and value <= self.best):
             return
-        mean = sum(self.objectives) / len(self.objectives)
-        self.objectives = []
-        if self.best is not None and mean <= self.best:
-            return
-        self.best = mean
+        self.best = value
         if run is not None:
             with run.saved("best") as folder:
                 self.save_policy(folder)
-                about = {"iteration": iteration, "objective": mean}
+                save_card(folder, run.path)
+                about = {"iteration": iteration, name: value}
                 (folder / "best.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+
+    def mean_objective(self, objective: float | None) -> float | None:
+        """The mean objective of the last `samples_every` iterations, once in so many.
+
+        There is no objective where no completion has a score.
+        """
+        if objective is not None:
+            self.objectives.append(objective)
+        if objective is None or len(self.objectives) < self.config.samples_every:
+            return None
+        mean = sum(self.objectives) / len(self.objectives)
+        self.objectives = []
+        return mean
 
     def gather(self, value: Any) -> list[Any]:
         """The value of every process, in the order of their ranks."""

@@ -9,6 +9,7 @@ from rlhf_pg.language.loaded import open_run
 from rlhf_pg.progress import console
 from rlhf_pg.reading import EPISODE_SHAPE, METRICS_LINE, Shape, read_json, read_jsonl
 from rlhf_pg.runs import METRICS, options_of
+from rlhf_pg.study import overlay
 from rlhf_pg.study.config import InspectConfig
 from rlhf_pg.study.credit import AGREEMENT_SHAPE, measure, save
 from rlhf_pg.study.report import page, terminal
@@ -23,8 +24,16 @@ ESTIMATORS_SHAPE: Shape = {
 def inspect(config: InspectConfig, announce: bool = True) -> Path | None:
     """Write the page and return its path; with `config.terminal`, print instead and return None.
 
-    `announce`: print where the page is.
+    With `config.others`, the page shows the curves of several runs. `announce`: print where the
+    page is.
     """
+    if config.others:
+        if config.terminal:
+            raise ValueError("--terminal shows one run: name one, or leave --terminal out")
+        runs = [Path(config.run), *map(Path, config.others)]
+        path = overlay.write_page(Path(config.output or runs[0] / "curves.html"), runs)
+        console.print(f"open {path} in a browser", markup=False, soft_wrap=True)
+        return path
     data = collect(config)
     if config.terminal:
         terminal.show(data, config.channel, console)

@@ -132,7 +132,7 @@ def test_a_rollout_without_any_score_is_logged_and_not_learned_from(config_of):
     metrics, _ = trainer.step()
     assert metrics["scored"] == 0 and "score" not in metrics and "objective" not in metrics
     assert all(map(torch.equal, before, trainer.policy.parameters()))
-    trainer.keep_best(None, 1, metrics.get("objective"))
+    trainer.keep_best(None, 1, metrics)
 
 
 def test_rewards_per_token_reach_the_learner_and_the_page(config_of):
@@ -252,9 +252,8 @@ def test_the_seed_reaches_the_order_of_minibatches(config_of):
     orders = []
     for seed in (0, 1):
         learner = Trainer(config_of(seed=seed), count_good).learner
-        orders.append(
-            torch.cat(list(learner._minibatches(torch.ones(16, dtype=torch.bool)))).tolist()
-        )
+        parts = learner._minibatches(torch.ones(16, dtype=torch.bool))
+        orders.append(torch.cat(list(parts)).tolist())
     assert orders[0] != orders[1]
 
 
@@ -278,7 +277,7 @@ def test_the_policy_of_the_greatest_mean_objective_is_kept(config_of, tmp_path):
     run = Run.create(tmp_path / "kept", "reinforce", trainer.config)
     best, kept = run.path / "best" / "best.json", []
     for iteration, objective in enumerate([1.0, 2.0, 0.0, 1.0, 5.0, 6.0, 5.0, 5.0], 1):
-        trainer.keep_best(run, iteration, objective)
+        trainer.keep_best(run, iteration, {"objective": objective})
         kept.append(json.loads(best.read_text())["iteration"] if best.exists() else None)
     assert kept == [None, 2, 2, 2, 2, 6, 6, 6]
     assert json.loads(best.read_text())["objective"] == 5.5

@@ -95,7 +95,7 @@ def test_without_a_critic_the_advantage_that_the_learner_used_is_compared(capsys
 def test_the_noise_of_the_measurement_is_removed():
     """estimate = x + e, true = x, measured with noise: the correction gives corr(estimate, x)."""
     torch.manual_seed(0)
-    n, noise = 20_000, 0.8
+    n, noise = 6_000, 0.8
     x, e = torch.randn(n), torch.randn(n)
     estimate, measured = x + e, x + noise * torch.randn(n)
     records = [
@@ -104,14 +104,14 @@ def test_the_noise_of_the_measurement_is_removed():
     ]
     result = agreement(records, lam=1.0)
     row = at(result, 1.0)
-    assert row["correlation"] == pytest.approx(0.5**0.5 / (1 + noise**2) ** 0.5, abs=0.02)
-    assert row["corrected_correlation"] == pytest.approx(0.5**0.5, abs=0.02)
-    assert row["rmse"] == pytest.approx(1.0, abs=0.02)
+    assert row["correlation"] == pytest.approx(0.5**0.5 / (1 + noise**2) ** 0.5, abs=0.04)
+    assert row["corrected_correlation"] == pytest.approx(0.5**0.5, abs=0.04)
+    assert row["rmse"] == pytest.approx(1.0, abs=0.04)
     clear = measured.abs() > 2 * noise
     right = (estimate.sign() == measured.sign())[clear].float().mean()
     assert row["sign_agreement"] == pytest.approx(float(right))
     assert result["by_position"][0]["noise"] == pytest.approx(noise)
-    assert result["by_position"][0]["rmse"] == pytest.approx(1.0, abs=0.02)
+    assert result["by_position"][0]["rmse"] == pytest.approx(1.0, abs=0.04)
 
 
 def test_discount_and_values_count():

@@ -1,7 +1,6 @@
 """One iteration of training at a learning rate of 0: its gradient, seconds and memory."""
 
 import os
-import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,10 +38,8 @@ class MeasuredTrainer(Trainer):
                 file.write("5")  # resets this process's peak; other systems keep the highest so far
         with super().timed(stage):
             yield
-        unit = 1 if sys.platform == "darwin" else 1024
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         cuda = device.type == "cuda"
-        self.stage_bytes[stage] = torch.cuda.max_memory_allocated(device) if cuda else used
+        self.stage_bytes[stage] = torch.cuda.max_memory_allocated(device) if cuda else _peak()
 
     def set_rows(self, rows: int) -> int:
         """Sample about `rows` completions from now on; returns how many (whole groups)."""
@@ -66,6 +63,16 @@ class MeasuredTrainer(Trainer):
         if device.type == "cuda":
             return int(torch.cuda.get_device_properties(device).total_memory)
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _peak() -> int:
+    """The most bytes of memory that this process has had; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @dataclass
