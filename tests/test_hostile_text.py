@@ -12,7 +12,7 @@ from rich.text import Text
 
 from rlhf_pg import commands, label, progress
 from rlhf_pg.cli import main
-from rlhf_pg.language import data, models
+from rlhf_pg.language import data_show, models
 from rlhf_pg.progress import CONTROL, PlainConsole, Progress, plain
 from support.language import tiny_lm
 
@@ -179,4 +179,4 @@ def test_every_command_prints_through_this_console():
         source = path.read_text()
         if path.name not in ("cli.py", "launch.py", "progress.py"):
             assert not re.search(r"(?<![\w.])print\(|\bConsole\(|sys\.std(out|err)\.write", source)
-    assert isinstance(progress.console, PlainConsole) and isinstance(data.console, PlainConsole)
+    assert isinstance(progress.console, PlainConsole) and isinstance(data_show.console, PlainConsole)

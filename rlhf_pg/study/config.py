@@ -45,9 +45,6 @@ class InspectConfig(Options):
 
     run: str = "runs/ppo"
     """Folder of a run of `rlhf-pg train`, `rlhf-pg control` or `rlhf-pg study estimators`."""
-    others: list[str] = option([])
-    """Folders of further runs: the page then shows the curves of all of them over each other, and
-    the options in which they differ."""
     completions: int = option(24, at_least=1)
     """Completions of the trained policy whose true advantages are measured, usually 8 to 64. For a
     control run, a sixth as many episodes are recorded, at least one."""
@@ -65,6 +62,9 @@ class InspectConfig(Options):
     output: str | None = None
     """File of the page. Default: report.html in the run's folder; for several runs, curves.html
     in the first one's."""
+    others: list[str] = option([])
+    """Folders of further runs: the page then shows the curves of all of them over each other, and
+    the options in which they differ."""
     trust: bool = False
     """Load the code, hub names and outside paths that the config.yaml of somebody else's run
     names."""

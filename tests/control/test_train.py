@@ -158,6 +158,7 @@ def test_evaluations_come_at_intervals_and_end_the_run_at_the_threshold():
         scores.mean() for scores in evaluations[:-1]
     ]
     assert outcome.score == evaluations[-1].mean() and len(evaluations[-1]) == 3
+    outcome.lines = logged
     assert outcome.evaluations() == {
         "steps": [*at, outcome.steps], "scores": [scores.mean() for scores in evaluations]
     }  # fmt: skip
