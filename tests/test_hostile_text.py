@@ -179,4 +179,5 @@ def test_every_command_prints_through_this_console():
         source = path.read_text()
         if path.name not in ("cli.py", "launch.py", "progress.py"):
             assert not re.search(r"(?<![\w.])print\(|\bConsole\(|sys\.std(out|err)\.write", source)
-    assert isinstance(progress.console, PlainConsole) and isinstance(data_show.console, PlainConsole)
+    for module in (progress, data_show):
+        assert isinstance(module.console, PlainConsole)
