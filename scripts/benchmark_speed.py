@@ -1,7 +1,7 @@
 """Seconds per training step of this project and of TRL on the same work, step by step in turn.
 
     pip install 'rlhf-pg[bench]' && pip install --target trl112 --no-deps trl==1.12.0
-    python scripts/benchmark_speed.py --trl_ppo trl112 --film runs/demo/base --real SMOLLM2
+    python scripts/benchmark_speed.py --trl_ppo trl112 --film runs/demo/base/policy --real SMOLLM2
 
 Both libraries live in a process of their own, and one waits while the other takes a step, so that
 a busy machine slows both. Prints the median, least and greatest seconds of each, and the median of
