@@ -56,7 +56,11 @@ def check_model(
     """
     bf16, policy.bf16 = policy.bf16, False
     try:
-        fault = _fault(policy, tokenizer, prompts, min(NEW_TOKENS, max_new_tokens))
+        some, new = encode(tokenizer, prompts[:64]), min(NEW_TOKENS, max_new_tokens)
+        fault = _fault(policy, tokenizer, some, new, padded=True)
+        # Prompts of one length need no padding, so a model that ignores it can be trained on them.
+        if fault and _have_one_length(tokenizer, prompts):
+            fault = _fault(policy, tokenizer, some, new, padded=False)
     except Exception as error:  # of any architecture
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         fault = f"cannot be sampled and scored: {' '.join(reason.split())[:200]}; {REMEDY}"
@@ -97,15 +101,13 @@ def _reads_ahead(policy: LanguagePolicy, row: Tensor) -> str | None:
 
 
 @torch.no_grad()
-def _fault(policy: LanguagePolicy, tokenizer: Any, prompts: list[str], new: int) -> str | None:
-    """What is wrong with the model and the remedy, or None."""
+def _fault(
+    policy: LanguagePolicy, tokenizer: Any, some: list[list[int]], new: int, padded: bool
+) -> str | None:
+    """What is wrong with the model and the remedy, or None; `some` are token rows of prompts."""
     device = next(policy.parameters()).device
-    some = encode(tokenizer, prompts[:64])
     longest = min(PROMPT_TOKENS, max(map(len, some)))
-    # Prompts of one length need no padding, so a model that ignores it can be trained on them.
-    same = len({len(ids) for ids in some}) == 1
-    same = same and len({len(ids) for ids in encode(tokenizer, prompts)}) == 1
-    cuts = [longest] * 3 if same else [1, (1 + longest) // 2, longest]
+    cuts = [1, (1 + longest) // 2, longest] if padded else [longest] * 3
     text = sum(some, []) * (longest + new + 2)
 
     if fault := _reads_ahead(policy, torch.tensor([text[: longest + new]], device=device)):
@@ -120,16 +122,16 @@ def _fault(policy: LanguagePolicy, tokenizer: Any, prompts: list[str], new: int)
     sampling = _largest(sampling_differences(done, scored))
     alone = alone_differences(policy, done, scored, range(0, len(ids), 2))
     tolerance = ROUNDING / min(1.0, policy.temperature)
-    padded, unpadded = _largest(alone[:-1]), _largest(alone[-1])  # the last prompt is the longest
+    short, unpadded = _largest(alone[:-1]), _largest(alone[-1])  # the last prompt is the longest
     if unpadded > tolerance:
         return (
             "has other log-probabilities if positions are counted from 0 and a mask is given than "
             f"without both (off by {unpadded:.2g} nats); {REMEDY}"
         )
-    if padded > tolerance:
+    if short > tolerance:
         return (
             "ignores attention_mask or position_ids, so padded prompts have other "
-            f"log-probabilities than alone (off by {padded:.2g} nats); {REMEDY}, or prompts that "
+            f"log-probabilities than alone (off by {short:.2g} nats); {REMEDY}, or prompts that "
             "all have the same number of tokens"
         )
     if sampling > tolerance:
@@ -138,6 +140,17 @@ def _fault(policy: LanguagePolicy, tokenizer: Any, prompts: list[str], new: int)
             f"(off by {sampling:.2g} nats); {REMEDY}"
         )
     return None
+
+
+def _have_one_length(tokenizer: Any, prompts: list[str], part: int = 1000) -> bool:
+    """Whether all prompts have the same number of tokens; stops at the first that has not."""
+    lengths = (
+        len(ids)
+        for start in range(0, len(prompts), part)
+        for ids in encode(tokenizer, prompts[start : start + part])
+    )
+    first = next(lengths)
+    return all(length == first for length in lengths)
 
 
 def _largest(differences: Tensor) -> float:
