@@ -91,9 +91,8 @@ class TrainConfig(Options):
     reference is then the same model without adapters; they are merged into the saved policy."""
     bf16: bool = False
     """Compute in bfloat16 where the device supports it; parameters, output layer and softmax stay
-    in float32. Sampling and scoring then round differently, by up to 0.2 nats per token on a 135M
-    model, so log-probabilities are computed again by the forward pass that trains; sampling_gap in
-    the log is their mean difference."""
+    in float32. Sampling and scoring then round differently, so log-probabilities are computed again
+    by the forward pass that trains; sampling_gap in the log is their mean difference."""
     reward_timeout: float | None = option(None, above=0)
     """End the run if scoring a rollout takes longer than this many seconds, usually 60 to 600; the
     last checkpoint stays. By default it may take any time."""

@@ -74,11 +74,11 @@ def train(
     """Fine-tune a policy toward a reward; returns the finished run on the main process, else None.
 
     `reward` and `gold` replace the config's: a spelling, a Python callable, or several of these by
-    name, which are added up. `resume` is the
-    folder of an interrupted run of this config, continued from its newest checkpoint, `until` the
-    iteration after which to stop with a checkpoint. Raises ValueError for bad options, models, data
-    or rewards, before the run folder is made, and `Stopped` after SIGINT or SIGTERM, when a
-    checkpoint has been written. With `config.processes` above 1 it starts them, and returns None.
+    name, which are added up. `resume` is the folder of an interrupted run of this config, continued
+    from its newest checkpoint, `until` the iteration after which to stop with a checkpoint. Raises
+    ValueError for bad options, models, data or rewards, before the run folder is made, and
+    `Stopped` after SIGINT or SIGTERM, when a checkpoint has been written. With `config.processes`
+    above 1 it starts them, and returns None.
     """
     if config.processes > 1 and not launched():
         if not all(spec is None or isinstance(spec, str) for spec in (reward, gold)):
@@ -381,11 +381,8 @@ class Trainer:
         if not self.config.samples_kept:
             return None
         generator = torch.Generator().manual_seed(self.config.seed)
-        moments = self.reward.state_dict()
-        self.reward.gather = alone  # only this process scores them
-        completions, scores, ref_logprobs, rollout = self.collect(self.fixed_prompts, generator)
-        self.reward.gather = self.gather
-        self.reward.load_state_dict(moments)
+        with self.undisturbed():
+            completions, scores, ref_logprobs, rollout = self.collect(self.fixed_prompts, generator)
         records = token_records.episodes(
             self.policy,
             self.tokenizer,
@@ -428,16 +425,27 @@ class Trainer:
             config.max_new_tokens,
             config.reward_timeout,
         )
-        moments = {name: reward.state_dict() for name, reward in rewards.items()}
-        random = random_state()  # which a reward may use
-        self.reward.gather = alone  # only this process scores them
-        means, rows = evaluate(bench, self.policy, self.eval_prompts, config.seed, config.rows)
-        self.reward.gather = self.gather
-        for name, reward in rewards.items():
-            reward.load_state_dict(moments[name])
-        set_random_state(random)
+        with self.undisturbed():
+            means, rows = evaluate(bench, self.policy, self.eval_prompts, config.seed, config.rows)
         scored = [name for name in rewards if any(row[name] is not None for row in rows)]
         return {f"eval_{name}": means[name] for name in (*scored, "kl")}
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Score beside the training, in this process only: it leaves no trace in what follows.
+
+        Restores the running moments of the rewards, and the global generators that they may use.
+        """
+        rewards = [self.reward, *([self.gold] if self.gold else [])]
+        moments, random = [reward.state_dict() for reward in rewards], random_state()
+        self.reward.gather = alone
+        try:
+            yield
+        finally:
+            self.reward.gather = self.gather
+            for reward, state in zip(rewards, moments, strict=True):
+                reward.load_state_dict(state)
+            set_random_state(random)
 
     def open_run(self, resume: Path | None) -> tuple[Run | None, int]:
         """The run's folder, new or resumed, and how many iterations are done already.

@@ -1,6 +1,7 @@
 """The RLHF loop: what it maximises, what it logs, and that it learns."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -246,6 +247,16 @@ def test_the_same_seed_is_the_same_run_bit_for_bit(config_of, tmp_path):
     first, again, other = (numbers(name, seed) for name, seed in (("a", 3), ("b", 3), ("c", 4)))
     assert first == again
     assert first[0] != other[0] and first[1] != other[1]
+
+
+def test_recording_leaves_the_random_numbers_of_a_reward_alone(config_of):
+    def noisy(completions, **_):
+        return [random.random() for _ in completions]
+
+    trainer = Trainer(config_of(samples_kept=2), noisy)
+    random.seed(0)
+    assert trainer.fixed_records() is not None
+    assert random.random() == random.Random(0).random()
 
 
 def test_the_seed_reaches_the_order_of_minibatches(config_of):

@@ -64,7 +64,7 @@ def show_all(measured: dict[str, Measured]) -> None:
         noticed = sum(test["notices"] for test in tests) or "none"
         lines.append(
             "CartPole: runs in which PPO reached 475. "
-            f"Of the {len(tests)} bugs that can occur there, it notices {noticed}."
+            f"{len(tests)} bugs can occur there; it notices {noticed}."
         )
     console.print("\n".join(lines))
 

@@ -58,7 +58,7 @@ class TimeLimit:
 
     @torch.no_grad()
     def probs(self, policy: TablePolicy) -> Tensor:
-        """Of the episodes (N,), the ignored action of the reset included."""
+        """Probabilities of the episodes (N,), with that of the ignored action of the reset."""
         logp = policy.logits.log_softmax(-1)[self.states, self.actions]
         return self.chances * logp.sum(1).exp()
 
