@@ -18,6 +18,9 @@ from rlhf_pg.language.config import TrainConfig, check, preset, train_config
         ("ppo", "shared", 1, 2),
         ("rloo", "none", 4, 1),
         ("grpo", "none", 4, 1),
+        ("dapo", "none", 4, 1),
+        ("gspo", "none", 4, 1),
+        ("cispo", "none", 4, 1),
     ],
 )
 def test_a_config_has_the_settings_of_its_algorithm(name, critic, samples, epochs):
@@ -25,7 +28,8 @@ def test_a_config_has_the_settings_of_its_algorithm(name, critic, samples, epoch
     config = TrainConfig(algorithm=name)
     assert config == preset(name)
     assert (config.critic, config.samples_per_prompt) == (critic, samples)
-    assert config.learner == replace(ALGORITHMS[name], lr=5e-4, gamma=1.0, epochs=epochs)
+    lr = 2.5e-4 if name in ("dapo", "cispo") else 5e-4
+    assert config.learner == replace(ALGORITHMS[name], lr=lr, gamma=1.0, epochs=epochs)
     check(config)
 
 
