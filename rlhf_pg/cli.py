@@ -101,11 +101,12 @@ COMMANDS: dict[str, Command] = {
         positional="model",
     ),
     "evaluate": Command(
-        "measure a policy against its initial model: reward, KL, win rate, best-of-n",
+        "measure a policy: reward, KL, win rate, best-of-n; or in new episodes, its score",
         f"{LANGUAGE}.config:EvaluateConfig",
-        f"{LANGUAGE}.evaluate:assess",
+        "rlhf_pg.commands:evaluate",
         positional="model",
-        common="base reward data prompts samples_per_prompt best_of device seed output",
+        common="base reward data prompts samples_per_prompt best_of episodes greedy device seed "
+        "output",
     ),
     "frontier": Command(
         "sweep the KL coefficient: reward against KL, beside best-of-n and the optimum",

@@ -8,8 +8,8 @@ runs/NAME/
   tokens.jsonl    completions of fixed prompts over time, token by token, keys as in EPISODE
   initial/        the model it started from (hard links); reference/ if that is another model
   checkpoints/    the last two states, to resume from (rlhf_pg/checkpoint.py)
-  best/           the policy of the greatest eval_score so far; without eval_data, of the best
-                  objective, a mean over samples_every iterations
+  best/           the policy of the greatest eval_score so far; in text without eval_data, of the
+                  best objective, a mean over samples_every iterations
   policy/         the trained model and its card (README.md); written at the end, or not at all
   tensorboard/    the metrics for tensorboard, if asked for (`--track`)
   evaluation.json result of `rlhf-pg evaluate`

@@ -8,8 +8,10 @@ The step that only resets is not a transition: it is masked out.
 import difflib
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -17,8 +19,12 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from reward_models.loading import code_file, current_folder_importable
 from rlhf_pg.control.policy import ActorCritic, encode
 from rlhf_pg.core.rollout import Rollout
+from rlhf_pg.progress import console, plain
+
+LIMIT_OPTION = "--env_options.max_episode_steps 1000"
 
 
 def own_threshold(env: str) -> float | None:
@@ -26,38 +32,68 @@ def own_threshold(env: str) -> float | None:
     return gymnasium.spec(env.rpartition(":")[2]).reward_threshold
 
 
-def make_environments(name: str, count: int, options: dict[str, Any] | None = None) -> VectorEnv:
+def time_limit(env: str, options: Mapping[str, Any]) -> int | None:
+    """Steps after which an environment that was made before truncates an episode; None: never."""
+    own = gymnasium.spec(env.rpartition(":")[2]).max_episode_steps
+    limit: int | None = options.get("max_episode_steps") or own
+    return limit if limit and limit > 0 else None  # -1 takes the limit away
+
+
+def introduce(env: str, options: Mapping[str, Any]) -> None:
+    """Make an environment for the first time. Print which file its code is loaded from, and that it
+    has no time limit if it has none. Raises ValueError as `make_environments`."""
+    file = Path(code_file(env)) if ":" in env else None
+    if file and file.is_file():
+        console.print(plain(f"loading code: {env} from {file}"), markup=False)
+    make_environments(env, 1, options).close()
+    if time_limit(env, options) is None:
+        text = f"{env} has no time limit; if an episode may never end, set one: {LIMIT_OPTION}"
+        console.print(f"note: {text}", markup=False)
+
+
+def make_environments(name: str, count: int, options: Mapping[str, Any] | None = None) -> VectorEnv:
     """`count` copies of a Gymnasium id, by its own vector version if it has one.
 
     `options` are the environment's keyword arguments. All copies reset on the step after an end,
     which ignores its action: the one mode that every Gymnasium vector environment supports. Raises
-    ValueError for an unknown id (naming the nearest one), an option that the environment does not
-    take, an environment that resets otherwise, or one whose module or constructor raises.
+    ValueError as `making`, or for an environment that resets otherwise.
     """
     if count < 1:
         raise ValueError(f"environments must be at least 1, not {count}")
-    try:
-        with warnings.catch_warnings():
-            # Gymnasium warns that an id is out of date; which one to use is the caller's choice.
-            warnings.simplefilter("ignore")
-            environments = gymnasium.make_vec(name, num_envs=count, **(options or {}))
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise ValueError(f"environment {name}: {error}") from error
-    except gymnasium.error.Error as error:
-        near = difflib.get_close_matches(name, gymnasium.registry, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no Gymnasium environment {name!r}{hint} ({error})") from error
-    except (Exception, SystemExit) as error:  # of the environment's own code
-        if isinstance(error, TypeError) and options:
-            raise ValueError(f"environment {name} does not take {options}: {error}") from error
-        raise _failed(name, error) from error
+    with making(name, options):
+        environments = gymnasium.make_vec(name, num_envs=count, **(options or {}))
     mode = environments.metadata.get("autoreset_mode")
     if mode != AutoresetMode.NEXT_STEP:
         raise ValueError(f"environment {name} resets by {mode}; only NEXT_STEP is supported")
     return environments
 
 
-def _failed(name: str, error: BaseException) -> ValueError:
+@contextmanager
+def making(name: str, options: Mapping[str, Any] | None) -> Iterator[None]:
+    """Make an environment within the block: "module:Id" is also found in the current folder.
+
+    Raises ValueError for an unknown id (naming the nearest one), an option that the environment
+    does not take, or an environment whose module or constructor raises.
+    """
+    try:
+        with current_folder_importable(), warnings.catch_warnings():
+            # Gymnasium warns that an id is out of date; which one to use is the caller's choice.
+            warnings.simplefilter("ignore")
+            yield
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise ValueError(f"environment {name}: {error}") from error
+    except gymnasium.error.Error as error:
+        module, colon, own = name.rpartition(":")
+        near = difflib.get_close_matches(own, gymnasium.registry, n=1)
+        hint = f"; did you mean {module + colon + near[0]!r}?" if near else ""
+        raise ValueError(f"no Gymnasium environment {name!r}{hint} ({error})") from error
+    except (Exception, SystemExit) as error:  # of the environment's own code
+        if isinstance(error, TypeError) and options:
+            raise ValueError(f"environment {name} does not take {options}: {error}") from error
+        raise failed(name, error) from error
+
+
+def failed(name: str, error: BaseException) -> ValueError:
     """An error of an environment's own code as one line, with the place that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if "site-packages" not in f.filename and f.filename[0] != "<"]
@@ -113,7 +149,7 @@ class Collector:
         try:
             observations, _ = self.environments.reset(seed=seed)
         except (Exception, SystemExit) as error:
-            raise _failed(self._name(), error) from error
+            raise failed(self._name(), error) from error
         self.observations = self._encode(observations)  # (N, size)
         self.resetting = np.zeros(self.environments.num_envs, dtype=bool)
         self.scores[:], self.lengths[:] = 0, 0
@@ -164,8 +200,8 @@ class Collector:
                     break
             if len(steps) >= self.LONGEST:
                 raise ValueError(
-                    f"an episode did not end within {self.LONGEST} steps; give the environment "
-                    "a time limit, or set --rollout_steps to learn from segments"
+                    f"an episode of {self._name()} did not end within {self.LONGEST:,} steps: set "
+                    f"a time limit, {LIMIT_OPTION}"
                 )
         return steps
 
@@ -179,7 +215,7 @@ class Collector:
             try:
                 observations, rewards, terminated, truncated, _ = self.environments.step(performed)
             except (Exception, SystemExit) as error:
-                raise _failed(self._name(), error) from error
+                raise failed(self._name(), error) from error
             ended = terminated | truncated
             before, real = self.observations, ~self.resetting
             self.observations, self.resetting = self._encode(observations), ended
@@ -278,5 +314,5 @@ class Collector:
         spec = self.environments.spec
         return spec.id if spec else type(self.environments).__name__
 
-    def _encode(self, observations: np.ndarray) -> np.ndarray:
+    def _encode(self, observations: Any) -> np.ndarray:
         return encode(self.environments.single_observation_space, observations)

@@ -18,7 +18,7 @@ from reward_models.state import random_state, set_random_state
 from rlhf_pg import chart
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
 from rlhf_pg.control.a3c import AsynchronousTrainer
-from rlhf_pg.control.collect import Collector, make_environments, own_threshold
+from rlhf_pg.control.collect import Collector, introduce, make_environments, own_threshold
 from rlhf_pg.control.config import ControlConfig, read_config
 from rlhf_pg.control.entropy import CollapseMonitor, Temperature
 from rlhf_pg.control.normalise import RewardScale
@@ -174,6 +174,7 @@ class RunState:
         self.iteration = 0
         self.next_evaluation = config.eval_interval  # in environment steps
         self.solved = False  # whether an evaluation passed the threshold
+        self.best: float | None = None  # greatest eval_score so far
 
     def evaluate(self) -> np.ndarray:
         """Undiscounted scores (eval_episodes,) of new episodes."""
@@ -190,6 +191,7 @@ class RunState:
             "collapse": self.collapse.state_dict(),
             "next_evaluation": self.next_evaluation,
             "solved": self.solved,
+            "best": self.best,
             "random": random_state(),
         }
 
@@ -200,7 +202,7 @@ class RunState:
         self.evaluation.load_state_dict(state["evaluation"])
         self.collapse.load_state_dict(state["collapse"])
         self.iteration, self.solved = state["iteration"], state["solved"]
-        self.next_evaluation = state["next_evaluation"]
+        self.next_evaluation, self.best = state["next_evaluation"], state["best"]
         set_random_state(state["random"])
 
     @property
@@ -252,6 +254,7 @@ def train(config: ControlConfig, resume: Path | None = None, until: int | None =
     Raises ValueError for bad options, before anything is written, and FloatingPointError if
     training diverged.
     """
+    introduce(config.env, config.env_options)
     state = RunState(config)
     if config.threshold is None:
         config = state.config = replace(config, threshold=own_threshold(config.env))
@@ -261,9 +264,13 @@ def train(config: ControlConfig, resume: Path | None = None, until: int | None =
         state.load_state_dict(saved)
         run = Run.resume(resume, saved["run"])
     else:
-        name = f"{config.env}-{config.algorithm}".replace("/", "-").replace(":", "-")
-        run = Run.create(config.output, name, config)
+        run = Run.create(config.output, run_name(config.env, config.algorithm), config)
     checkpoints = Checkpoints(run.path, config.checkpoint_every, until)
+    about = {"env": config.env, "env_options": config.env_options, "algorithm": config.algorithm}
+
+    def save(folder: Path, **more: float) -> None:
+        save_policy(state.trainer.policy, folder, {**about, **more})
+
     with checkpoints, discarded_if_empty(run), Progress(config.total_steps, title) as progress:
 
         def log(metrics: dict[str, float]) -> None:
@@ -273,6 +280,11 @@ def train(config: ControlConfig, resume: Path | None = None, until: int | None =
                     metrics["entropy_collapsed"] = 1.0
                     progress.say(f"warning: {warning}")
             run.log(state.iteration, metrics)
+            score = metrics.get("eval_score")
+            if score is not None and (state.best is None or score > state.best):
+                state.best = score
+                with run.saved("best") as folder:
+                    save(folder, iteration=state.iteration, score=float(score))
             shown = ("score", "entropy", "eval_score")
             progress.update(
                 min(int(metrics["steps"]), config.total_steps),
@@ -282,18 +294,25 @@ def train(config: ControlConfig, resume: Path | None = None, until: int | None =
         def after() -> None:
             last = state.iteration + (not state.done)
             checkpoints.after(
-                state.iteration, last, lambda: state.state_dict() | {"run": run.state_dict()}
+                state.iteration,
+                last,
+                lambda: state.state_dict() | {"run": run.state_dict()},
+                lambda folder: save(folder, iteration=state.iteration),
             )
 
         outcome = learn(state, log, after)
     outcome.path = run.path
     outcome.lines = read_jsonl(run.path / "metrics.jsonl")  # those before a resume, too
-    about = {"env": config.env, "env_options": config.env_options, "algorithm": config.algorithm}
     with run.saved("policy") as folder:
-        save_policy(state.trainer.policy, folder, {**about, "score": outcome.score})
+        save(folder, score=outcome.score)
     (run.path / "curve.svg").write_text(learning_curve(outcome, title, config.threshold))
     print_outcome(config, outcome)
     return outcome
+
+
+def run_name(*parts: str) -> str:
+    """The name of a run's folder, from an environment's id and others."""
+    return "-".join(parts).replace("/", "-").replace(":", "-")
 
 
 def resume(run: Path, until: int | None = None) -> Outcome:

@@ -206,6 +206,7 @@ def test_the_run_folder_is_complete(tmp_path, capsys):
         "config.yaml",
         "config.signature",
         "metrics.jsonl",
+        "best",
         "policy",
         "curve.svg",
     }
