@@ -20,6 +20,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from reward_models.loading import code_file, current_folder_importable
+from rlhf_pg.control.action_log import ActionLog
 from rlhf_pg.control.policy import ActorCritic, encode
 from rlhf_pg.core.rollout import Rollout
 from rlhf_pg.progress import console, plain
@@ -138,14 +139,13 @@ class Collector:
         self.scores = np.zeros(environments.num_envs)  # of the open episodes, so far
         self.lengths = np.zeros(environments.num_envs, dtype=int)
         self.finished: list[Episode] = []  # since `episode_metrics`
-        # What was done to the environments: it reproduces their state, which cannot be stored.
-        self.resets: list[tuple[int, int | None]] = []  # (steps before it, seed)
-        self.history: list[np.ndarray] = []  # the actions of every step
+        self.log: ActionLog | None = None  # of a run that may be resumed
         self.restart(seed)
 
     def restart(self, seed: int | None = None) -> None:
         """Begin a new episode in every environment."""
-        self.resets.append((len(self.history), seed))
+        if self.log:
+            self.log.restart()
         try:
             observations, _ = self.environments.reset(seed=seed)
         except (Exception, SystemExit) as error:
@@ -211,7 +211,8 @@ class Collector:
         for row in noise:
             actions = act(self.observations, row)
             performed = to_environment(actions)
-            self.history.append(np.array(performed))
+            if self.log:
+                self.log.step(actions)
             try:
                 observations, rewards, terminated, truncated, _ = self.environments.step(performed)
             except (Exception, SystemExit) as error:
@@ -265,11 +266,21 @@ class Collector:
         self.scores += (rewards * later).sum(1, dtype=float)
         self.lengths += (mask & later).sum(1)
 
+    def keep_log(self, path: Path) -> None:
+        """Write everything that is done to the environments from now on to a file."""
+        self.log = ActionLog(path, self.policy.distribution.stored, self.environments.num_envs)
+
+    def close(self) -> None:
+        """Release the environments and the log."""
+        self.environments.close()
+        if self.log:
+            self.log.close()
+
     def state_dict(self) -> dict[str, Any]:
-        """What reproduces the collector and its environments: all resets and actions so far."""
+        """What reproduces the collector and, together with the log, its environments."""
+        assert self.log is not None
         return {
-            "resets": self.resets,
-            "actions": torch.from_numpy(np.stack(self.history)) if self.history else None,
+            "log": self.log.flush(),
             "observations": torch.from_numpy(self.observations),
             "resetting": torch.from_numpy(self.resetting),
             "scores": torch.from_numpy(self.scores),
@@ -279,25 +290,26 @@ class Collector:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Repeat all resets and actions in new environments.
+        """Repeat what the log holds, in environments that only had their first reset.
 
         Raises ValueError if the environments do not end in the same state: then they are not
         deterministic, and a run cannot be resumed.
         """
-        actions = [] if state["actions"] is None else list(state["actions"].numpy())
-        resets = {int(at): seed for at, seed in state["resets"]}
-        for at in range(len(actions) + 1):
-            if at in resets:
-                observations = self.environments.reset(seed=resets[at])[0]
-            if at < len(actions):
-                observations = self.environments.step(actions[at])[0]
-        if not np.array_equal(self._encode(observations), state["observations"].numpy()):
+        assert self.log is not None
+        last = self.observations
+        for actions in self.log.read(state.get("log", -1)):
+            if actions is None:
+                observations, _ = self.environments.reset()
+            else:
+                whole = actions.astype(np.int64) if actions.dtype == np.uint8 else actions
+                performed = self.policy.distribution.to_environment(whole)
+                observations = self.environments.step(performed)[0]
+            last = self._encode(observations)
+        if not np.array_equal(last, state["observations"].numpy()):
             raise ValueError(
                 "the environments did not repeat their steps: they are not deterministic given "
                 "their seed, so the run cannot be resumed"
             )
-        self.resets = [(int(at), seed) for at, seed in state["resets"]]
-        self.history = actions
         self.observations = state["observations"].numpy().copy()
         self.resetting = state["resetting"].numpy().copy()
         self.scores = state["scores"].numpy().copy()

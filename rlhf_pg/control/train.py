@@ -5,6 +5,7 @@ folder. In order: collect.py (environments to a `Rollout`), normalise.py and ent
 core/learner.py (the update), policy.py (what is updated).
 """
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,9 +27,10 @@ from rlhf_pg.control.policy import ActorCritic, make_policy, save_policy
 from rlhf_pg.core.learner import Learner
 from rlhf_pg.memory import check_fits
 from rlhf_pg.progress import Progress, command, console
-from rlhf_pg.runs import Run, discarded_if_empty, read_jsonl
+from rlhf_pg.runs import Run, discarded_if_empty
 
 EVALUATION_SEED = 500_009  # added to the run's seed
+DRAWN = ("steps", "score", "entropy", "eval_score")  # metrics in curve.svg
 WORKER_SEED = 1_000_003  # times the worker's rank, added to the run's seed
 
 
@@ -68,7 +70,7 @@ class Trainer:
 
     def close(self) -> None:
         """Release the environments."""
-        self.collector.environments.close()
+        self.collector.close()
 
     def step(self) -> dict[str, float]:
         """One iteration: one rollout and one update. Returns its metrics."""
@@ -181,8 +183,14 @@ class RunState:
         self.trainer.pause()
         return self.evaluation.play()
 
+    def keep_logs(self, run: Path) -> None:
+        """Log what is done to the environments in a run's folder (`Collector.keep_log`)."""
+        if isinstance(self.trainer, Trainer):
+            self.trainer.collector.keep_log(run / "training.actions")
+        self.evaluation.keep_log(run / "evaluation.actions")
+
     def state_dict(self) -> dict[str, Any]:
-        """All that the next iterations depend on."""
+        """All that the next iterations depend on, together with the logs."""
         return {
             "command": "control",
             "iteration": self.iteration,
@@ -212,7 +220,7 @@ class RunState:
 
     def close(self) -> None:
         """Release the environments, and stop a3c's workers."""
-        self.evaluation.environments.close()
+        self.evaluation.close()
         self.trainer.close()
 
 
@@ -225,7 +233,8 @@ class Outcome:
     steps: int
     seconds: float  # of training, evaluation left out
     solved: bool  # whether it stopped at the threshold
-    lines: list[dict[str, float]]  # the logged metrics of each iteration
+    # The metrics of each iteration; of a run with a folder, those that the curve shows.
+    lines: list[dict[str, float]]
     path: Path | None = None  # the run's folder, if it has one
 
     def evaluations(self) -> dict[str, list[float]]:
@@ -261,10 +270,16 @@ def train(config: ControlConfig, resume: Path | None = None, until: int | None =
     title = f"{config.algorithm} on {config.env}"
     if resume is not None:
         saved = newest(resume)
-        state.load_state_dict(saved)
         run = Run.resume(resume, saved["run"])
+        state.keep_logs(run.path)
+        try:
+            state.load_state_dict(saved)
+        except BaseException:
+            state.close()
+            raise
     else:
         run = Run.create(config.output, run_name(config.env, config.algorithm), config)
+        state.keep_logs(run.path)
     checkpoints = Checkpoints(run.path, config.checkpoint_every, until)
     about = {"env": config.env, "env_options": config.env_options, "algorithm": config.algorithm}
 
@@ -302,12 +317,20 @@ def train(config: ControlConfig, resume: Path | None = None, until: int | None =
 
         outcome = learn(state, log, after)
     outcome.path = run.path
-    outcome.lines = read_jsonl(run.path / "metrics.jsonl")  # those before a resume, too
+    outcome.lines = drawn_metrics(run.path / "metrics.jsonl")  # those before a resume, too
     with run.saved("policy") as folder:
         save(folder, score=outcome.score)
     (run.path / "curve.svg").write_text(learning_curve(outcome, title, config.threshold))
     print_outcome(config, outcome)
     return outcome
+
+
+def drawn_metrics(path: Path) -> list[dict[str, float]]:
+    """What `learning_curve` draws of every line of metrics.jsonl; a long run's whole lines would
+    take many times the memory of the run."""
+    with open(path, encoding="utf-8") as file:
+        lines = map(json.loads, file)
+        return [{key: line[key] for key in DRAWN if key in line} for line in lines]
 
 
 def run_name(*parts: str) -> str:

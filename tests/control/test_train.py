@@ -206,6 +206,8 @@ def test_the_run_folder_is_complete(tmp_path, capsys):
         "config.yaml",
         "config.signature",
         "metrics.jsonl",
+        "training.actions",
+        "evaluation.actions",
         "best",
         "policy",
         "curve.svg",
