@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from reward_models.pretrained import one_thread_if_small
 from rlhf_pg.checkpoint import checkpoint_folders
 from rlhf_pg.control.config import ControlConfig, PolicyConfig
 from rlhf_pg.control.distributions import distribution_for
@@ -186,8 +187,11 @@ class ActorCritic(nn.Module):
 
 def make_policy(config: ControlConfig, environments: VectorEnv) -> ActorCritic:
     """A new policy for these environments, with a critic if the baseline is one."""
-    sizes = [1, *config.policy.hidden, 1]
+    sizes = [observation_size(environments.single_observation_space), *config.policy.hidden, 1]
     parameters = sum(a * b for a, b in pairwise(sizes))
+    # Before the weights are made: the last digits of an orthogonal matrix depend on the number of
+    # threads, and the first run of a process would differ from the same run after another one.
+    one_thread_if_small(parameters)
     check_fits(16 * parameters, "training this network with Adam", "--policy.hidden")
     return ActorCritic(
         environments.single_observation_space,

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from reward_models.pretrained import limit_threads
 from reward_models.state import random_state, set_random_state
 from rlhf_pg import chart
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
@@ -167,7 +166,6 @@ class RunState:
         asynchronous = config.algorithm == "a3c"
         self.trainer = AsynchronousTrainer(config, Trainer) if asynchronous else Trainer(config)
         policy = self.trainer.policy
-        limit_threads(policy)
         # One episode in each environment, and environments that training never uses.
         environments = make_environments(config.env, config.eval_episodes, config.env_options)
         seed = config.seed + EVALUATION_SEED
