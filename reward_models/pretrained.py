@@ -88,19 +88,10 @@ def open_pretrained(
             raise RewardError(
                 f"{str(name)!r} has weights that are no finite numbers (first: {key})"
             )
-    _fuse_activations(model)
+    from reward_models.fused import fuse_layers
+
+    fuse_layers(model)
     return model
-
-
-def _fuse_activations(model: Any) -> None:
-    """Replace GPT-2's GELU, eight operations in transformers, by the same function in one."""
-    import torch
-    from transformers.activations import NewGELUActivation
-
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation):
-                setattr(module, name, torch.nn.GELU(approximate="tanh"))
 
 
 def limit_threads(model: Any) -> None:

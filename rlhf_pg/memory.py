@@ -1,5 +1,7 @@
-"""Refuses sizes that no memory holds, and says what to lower where memory ran out."""
+"""Refuses sizes that no memory holds, names what to lower if memory ran out, keeps freed memory."""
 
+import contextlib
+import ctypes
 import os
 from typing import Any
 
@@ -28,6 +30,18 @@ def check_fits(needed: float, what: str, lower: str, device: Any = "cpu") -> Non
             f"{what} would take at least {needed / 1e9:,.0f} GB, but there are {total / 1e9:,.0f} "
             f"GB of memory: lower {lower}"
         )
+
+
+def keep_freed_memory() -> None:
+    """Let the C library (glibc) keep up to 1 GB that was freed, for the next training step.
+
+    By default it returns the activations' memory to the system after each step and asks for it
+    again in the next: 5 to 10 % of a tiny model's step goes into these page faults.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
+        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD at its greatest: setting one fixes both
 
 
 TEXTS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "MemoryError")

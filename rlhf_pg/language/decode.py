@@ -65,25 +65,29 @@ class Decoder:
         self.dtype = torch.bfloat16 if bf16 else torch.float32
         lm = without_adapters(model)
         self.rotary = None
+        self.position = attention.sum(1)  # (B,) of the next token
         if type(lm) is GPT2LMHeadModel:
             self.embedding, self.positions = lm.transformer.wte, lm.transformer.wpe
             self.blocks = [self._gpt2(block) for block in lm.transformer.h]
             self.norm = lm.transformer.ln_f
         else:
-            self.embedding, self.rotary = lm.model.embed_tokens, lm.model.rotary_emb
+            self.embedding = lm.model.embed_tokens
+            every = torch.arange(int(self.position.max()) + new, device=attention.device)
+            like = self.embedding.weight[:1]  # for its device and precision
+            self.rotary = torch.stack(lm.model.rotary_emb(like, every[None]))[:, 0, :, None]
             self.blocks = [self._llama(block) for block in lm.model.layers]
             self.norm = lm.model.norm
         layers: list[Any] = cache.layers
         rows, heads, self.length, self.size = layers[0].keys.shape
         self.group = lm.config.num_attention_heads // heads  # query heads per key head
-        shape = (len(self.blocks), 2, rows, heads, self.length + new, self.size)
+        # Time first: a new token's keys and values lie side by side.
+        shape = (len(self.blocks), 2, self.length + new, rows, heads, 1, self.size)
         self.cache = torch.empty(shape, dtype=self.dtype, device=attention.device)
         for i, layer in enumerate(layers):
-            self.cache[i, 0, :, :, : self.length] = layer.keys
-            self.cache[i, 1, :, :, : self.length] = layer.values
+            for kind, kept in enumerate((layer.keys, layer.values)):
+                self.cache[i, kind, : self.length] = kept.permute(2, 0, 1, 3).unsqueeze(3)
         # Without padding no mask is needed.
-        self.mask = None if bool(attention.all()) else F.pad(attention.bool(), (0, new), value=True)
-        self.position = attention.sum(1)  # (B,) of the next token
+        self.mask = None if bool(attention.all()) else F.pad(attention.T == 0, (0, 0, 0, new))
 
     def _linear(self, *layers: Any) -> Linear:
         """The layers side by side as one, adapters added, in the computing precision."""
@@ -130,33 +134,40 @@ class Decoder:
     @torch.no_grad()
     def step(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, V) and values (B,) after one more token (B,) of each row."""
-        t, rows, heads = self.length, len(tokens), self.cache.shape[3]
+        t, rows, heads = self.length, len(tokens), self.cache.shape[4]
         h = self.embedding(tokens)
         if self.rotary is None:
             h = h + self.positions(self.position)
         else:
-            cos, sin = (x.transpose(0, 1) for x in self.rotary(h, self.position[None]))
-        mask = None if self.mask is None else self.mask[:, None, None, : t + 1]
-        for block, (keys, values) in zip(self.blocks, self.cache, strict=True):
+            cos, sin = self.rotary[:, self.position]
+        for block, cache in zip(self.blocks, self.cache, strict=True):
             qkv = F.linear(block.norm1(h).to(self.dtype), *block.qkv).view(rows, -1, self.size)
             if self.rotary is not None:
                 x = qkv[:, :-heads]
                 half = torch.cat((-x[..., self.size // 2 :], x[..., : self.size // 2]), -1)
                 turned = (x * cos + half * sin).to(self.dtype)
                 qkv = torch.cat((turned, qkv[:, -heads:]), 1)
-            keys[:, :, t], values[:, :, t] = qkv[:, -2 * heads : -heads], qkv[:, -heads:]
-            # Query heads that share a key head are as many queries of it.
-            queries = qkv[:, : -2 * heads].view(rows, heads, self.group, self.size)
-            mixed = F.scaled_dot_product_attention(
-                queries, keys[:, :, : t + 1], values[:, :, : t + 1], attn_mask=mask
-            )
-            h = h + F.linear(mixed.reshape(rows, -1), *block.out)
+            cache[:, t] = qkv[:, -2 * heads :].view(rows, 2, heads, 1, self.size).transpose(0, 1)
+            mixed = self._attend(qkv[:, : -2 * heads], *cache[:, : t + 1])
+            h = h + F.linear(mixed.view(rows, -1), *block.out)
             up = F.linear(block.norm2(h).to(self.dtype), *block.up)
             h = h + F.linear(block.activation(up), *block.down)
         self.length, self.position = t + 1, self.position + 1
         return self.read(self.norm(h))
 
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attention of one query per head, by products and sums.
+
+        `queries` is (B, heads, size), `keys` and `values` are (T, B, key heads, 1, size). With one
+        query there is nothing for a matrix product to share, and one call per head costs more.
+        """
+        queries = queries.view(*keys.shape[1:3], self.group, self.size)
+        scores = (keys * queries).sum(-1) * self.size**-0.5  # (T, B, key heads, group)
+        if self.mask is not None:
+            scores.masked_fill_(self.mask[: len(keys), :, None, None], float("-inf"))
+        return (values * scores.softmax(0).unsqueeze(-1)).sum(0)
+
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these."""
-        self.cache, self.position = self.cache[:, :, rows], self.position[rows]
-        self.mask = None if self.mask is None else self.mask[rows]
+        self.cache, self.position = self.cache[:, :, :, rows], self.position[rows]
+        self.mask = None if self.mask is None else self.mask[:, rows]

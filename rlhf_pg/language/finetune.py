@@ -15,6 +15,7 @@ from rlhf_pg.core.options import made_from
 from rlhf_pg.language import data, models, sampling
 from rlhf_pg.language.check import check_causal
 from rlhf_pg.language.config import FILM_NOTES, FinetuneConfig
+from rlhf_pg.memory import keep_freed_memory
 from rlhf_pg.progress import Progress, console
 from rlhf_pg.runs import Run, discarded_if_empty, options_of
 
@@ -36,6 +37,7 @@ def finetune(config: FinetuneConfig, resume: Path | None = None, until: int | No
             tokenizer, config.width, config.layers, config.heads, config.context
         )
     limit_threads(model)
+    keep_freed_memory()
     limit = context_length(model) or config.context
     encoded, held_out = (encode(tokenizer, texts, limit) for texts in (train, test))
     if len(encoded) + len(held_out) > len(train) + len(test):

@@ -56,6 +56,7 @@ from rlhf_pg.language.rollout import (
     score,
 )
 from rlhf_pg.language.sampling import Completions, check_rows_fit, concatenated, sample
+from rlhf_pg.memory import keep_freed_memory
 from rlhf_pg.progress import Progress, command, console, plain
 from rlhf_pg.runs import Run, discarded_if_empty
 
@@ -172,6 +173,7 @@ class Trainer:
         self.gold = load_reward(gold) if gold else None
         model, self.tokenizer = models.load(config.model)
         limit_threads(model)
+        keep_freed_memory()
         rows = data.read(config.data, "prompts", "train", self.tokenizer, config.columns)
         self.data_fingerprint = fingerprint(rows)
         data.check_prompt_lengths(model, self.tokenizer, rows["prompt"], config.max_new_tokens)
