@@ -47,7 +47,7 @@ class Command:
 LANGUAGE = "rlhf_pg.language"
 COMMANDS: dict[str, Command] = {
     "demo": Command(
-        "RLHF on the shipped film notes from start to end, in about two minutes",
+        "RLHF on the shipped film notes from start to end, in about three minutes",
         f"{LANGUAGE}.config:DemoConfig",
         "rlhf_pg.demo:demo",
         preset=f"{LANGUAGE}.config:demo_preset",
@@ -102,7 +102,7 @@ COMMANDS: dict[str, Command] = {
         positional="model",
     ),
     "evaluate": Command(
-        "measure a policy: reward, KL, win rate, best-of-n; or in new episodes, its score",
+        "measure a policy: reward, KL, win rate, best-of-n; of a control run, the score",
         f"{LANGUAGE}.config:EvaluateConfig",
         "rlhf_pg.commands:evaluate",
         positional="model",

@@ -164,6 +164,9 @@ def fit_reward_model(
             after_step=after_step,
             resume=resume,
         )
+    if report["steps"] < steps:
+        best = report["kept_step"]
+        console.print(f"stopped early: the held-out loss has not fallen since step {best:,}")
     names = {"accuracy": "accuracy", "held_out_loss": "loss"}
     run.log(report["steps"], {name: report[key] for name, key in names.items() if key in report})
     model.save_pretrained(run.path / "reward_model")

@@ -8,7 +8,6 @@ import numpy as np
 
 from reward_models.files import saved_text
 from rlhf_pg.control.collect import Collector, make_environments, own_threshold
-from rlhf_pg.control.train import surely_reaches
 from rlhf_pg.control.watch import Agent
 from rlhf_pg.progress import console
 
@@ -59,9 +58,10 @@ def evaluate_episodes(
     )
     threshold = config.threshold if config.threshold is not None else own_threshold(config.env)
     if threshold is not None:
-        reached = "is" if surely_reaches(scores, threshold) else "is not"
+        least = mean - 2 * result["standard_error"]
         console.print(
-            f"the threshold of {threshold:g} {reached} reached by the mean less two standard errors"
+            f"mean less two standard errors: {least:.1f}, "
+            f"{'at least' if least >= threshold else 'below'} the threshold of {threshold:g}"
         )
     where = output or (path / "evaluation.json" if (path / "config.yaml").is_file() else None)
     if where:

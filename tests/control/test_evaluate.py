@@ -56,7 +56,9 @@ def test_the_mean_is_that_of_episodes_played_one_by_one(capsys):
         over |= ended | cut
     assert scores.tolist() == found["scores"]
     said = " ".join(capsys.readouterr().out.split())
-    assert "over 6 greedy episodes of CartPole-v1, seed 0" in said and "threshold of 475" in said
+    assert (
+        "over 6 greedy episodes of CartPole-v1, seed 0" in said and "the threshold of 475" in said
+    )
 
 
 def test_the_seed_repeats_it_and_another_differs():
