@@ -219,7 +219,8 @@ def test_what_is_kept_for_the_backward_pass_is_about_what_was_reckoned(tokenizer
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-        evaluation = policy.evaluate(rollout)  # noqa: F841: its graph keeps the tensors
+        graph = policy.evaluate(rollout)
+    assert graph.logprobs.requires_grad
     reckoned = policy_module.ACTIVATIONS / policy.rows_at_once(rollout) * len(rollout)
     assert 0.5 < sum(kept.values()) / reckoned < 2
 
@@ -238,7 +239,7 @@ def test_a_large_minibatch_is_computed_in_parts(monkeypatch, tokenizer):
         monkeypatch.setattr(policy_module, "ACTIVATIONS", size)
         policy = LanguagePolicy(tiny_lm("llama", tokenizer), critic="none")
         rollout = rollout_of(policy, tokenizer)
-        learner = Learner(policy, algorithm("rloo", group_size=len(ROWS)))
+        learner = Learner(policy, algorithm("reinforce"))
         learner.micro_rows = policy.rows_at_once(rollout)
         parts.append([])  # those of this update
         metrics.append(learner.update(rollout))
