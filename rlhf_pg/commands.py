@@ -27,6 +27,7 @@ from rlhf_pg.control.config import control_run
 from rlhf_pg.control.evaluate import evaluate_episodes
 from rlhf_pg.core.options import made_from
 from rlhf_pg.language import data, models
+from rlhf_pg.language.check import check_model
 from rlhf_pg.language.config import FILM_NOTES, EvaluateConfig, RewardConfig, SampleConfig
 from rlhf_pg.language.evaluate import assess
 from rlhf_pg.language.loaded import with_run_options
@@ -36,6 +37,8 @@ from rlhf_pg.language.sampling import Completions, check_rows_fit
 from rlhf_pg.language.sampling import sample as sample_completions
 from rlhf_pg.progress import Progress, command, console, plain
 from rlhf_pg.runs import Run, discarded_if_empty, options_of
+
+CHAT = ["How are you today?"]  # stands for what will be typed, where a model is checked
 
 
 def reward(config: RewardConfig, resume: Path | None = None, until: int | None = None) -> Run:
@@ -205,11 +208,13 @@ def sample(config: SampleConfig) -> None:
     model, tokenizer = models.load(config.model)
     policy = LanguagePolicy(model, config.temperature, critic="none")
     if config.chat:
+        check_model(policy, tokenizer, CHAT, config.max_new_tokens, config.model)
         generator = torch.Generator().manual_seed(config.seed)
         return chat(policy, tokenizer, config.max_new_tokens, generator, config.greedy)
     columns = _prompts(config, tokenizer)
     count, limit = len(columns["prompt"]), config.max_new_tokens
     data.check_prompt_lengths(model, tokenizer, columns["prompt"], limit)
+    check_model(policy, tokenizer, columns["prompt"], limit, config.model)
     rows = count * config.samples_per_prompt
     check_rows_fit(model, rows, limit, "--samples_per_prompt or --max_new_tokens", "cpu")
     columns = data.repeated(columns, range(count), config.samples_per_prompt)

@@ -25,6 +25,7 @@ from reward_models.files import saved_text
 from reward_models.loading import load_reward
 from reward_models.pretrained import limit_threads, usable_device
 from rlhf_pg.language import data, models
+from rlhf_pg.language.check import check_model
 from rlhf_pg.language.config import LabelConfig
 from rlhf_pg.language.loaded import with_run_options
 from rlhf_pg.language.policy import LanguagePolicy
@@ -269,6 +270,7 @@ def make_pairs(config: LabelConfig, reward: Reward | None, skip: int = 0) -> lis
     prompts = data.read(config.data, "prompts", tokenizer=tokenizer, columns=config.columns)
     columns = data.spread(prompts, config.count)
     data.check_prompt_lengths(model, tokenizer, columns["prompt"], config.max_new_tokens)
+    check_model(policy, tokenizer, columns["prompt"], config.max_new_tokens, config.model)
     rows = min(32, len(columns["prompt"])) * config.samples_per_prompt
     check_rows_fit(model, rows, config.max_new_tokens, "--samples_per_prompt", device)
     generator = torch.Generator().manual_seed(config.seed + 1_000 * skip)

@@ -52,6 +52,8 @@ METRICS: dict[str, str] = {
     # text
     "score": "mean reward of a completion, before clipping, penalties and the KL",
     "score_std": "standard deviation of the score over the rollout",
+    "score_std_within": "the same among the completions of one prompt, over all prompts, unbiased "
+    "(n - 1); where a prompt has several",
     "gold": "mean gold score, which is never trained on",
     "kl": "KL(policy || reference): mean over completions of the summed k1, nats",
     "kl_k3": "the same estimated by k3, with less variance",
@@ -107,6 +109,8 @@ METRICS: dict[str, str] = {
     "entropy_temperature": "weight of the entropy in the reward, for the next rollout",
     "reward_scale": "factor of the rewards in this update, with normalise_rewards",
     "entropy_collapsed": "1 in the line where the entropy first fell too low too early",
+    "score_constant": "1 in the line where scores had not differed for three rollouts",
+    "all_truncated": "1 in the line where all completions of three rollouts had been cut",
 }
 
 # A line of tokens.jsonl and credit.jsonl: a completion, or an episode of an environment.

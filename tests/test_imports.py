@@ -40,6 +40,7 @@ MODULES = {  # the modules beside the packages
     "rlhf_pg": "interface",
     "rlhf_pg.chart": "shared",
     "rlhf_pg.checkpoint": "shared",
+    "rlhf_pg.collapse": "shared",
     "rlhf_pg.memory": "shared",
     "rlhf_pg.progress": "shared",
     "rlhf_pg.reading": "shared",

@@ -1,4 +1,4 @@
-"""Entropy as part of the reward, and a warning when it collapses.
+"""Entropy as part of the reward.
 
 The maximum-entropy objective E[sum r_t + temperature * H(pi(.|s_t))] needs no new learner: a reward
 of -temperature * log pi(a_t|s_t) has exactly its gradient, as k1 in the reward has the KL's. Unlike
@@ -43,40 +43,3 @@ class Temperature:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.value = state["value"]
-
-
-class CollapseMonitor:
-    """Warns once, in the first half of training, when the policy has almost stopped exploring.
-
-    For discrete actions, when the entropy falls below a tenth of its first value; for real-valued
-    ones, whose entropy has no zero, when it falls by log 10 per dimension, that is, when standard
-    deviations are a tenth of their first value.
-    """
-
-    def __init__(self, dimensions: int | None) -> None:
-        self.dimensions = dimensions  # of real-valued actions; None for discrete ones
-        self.start: float | None = None
-        self.warned = False
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"start": self.start, "warned": self.warned}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.start, self.warned = state["start"], state["warned"]
-
-    def check(self, entropy: float, fraction: float) -> str | None:
-        """The warning, if it is due now; `fraction` of training is done, 0 to 1."""
-        if self.start is None:
-            self.start = entropy
-        if self.dimensions is None:
-            floor = self.start / 10
-        else:
-            floor = self.start - self.dimensions * math.log(10)
-        if self.warned or fraction > 0.5 or entropy >= floor:
-            return None
-        self.warned = True
-        return (
-            f"entropy collapsed early: {entropy:.3g} nats from {self.start:.3g} after "
-            f"{fraction:.0%} of training; raise --learner.entropy_coef or "
-            "--entropy_temperature, or lower --learner.lr"
-        )

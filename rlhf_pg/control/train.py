@@ -17,10 +17,11 @@ import numpy as np
 from reward_models.state import random_state, set_random_state
 from rlhf_pg import chart
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
+from rlhf_pg.collapse import CollapseMonitor
 from rlhf_pg.control.a3c import AsynchronousTrainer
 from rlhf_pg.control.collect import Collector, introduce, make_environments, own_threshold
 from rlhf_pg.control.config import ControlConfig, read_config
-from rlhf_pg.control.entropy import CollapseMonitor, Temperature
+from rlhf_pg.control.entropy import Temperature
 from rlhf_pg.control.normalise import RewardScale
 from rlhf_pg.control.policy import ActorCritic, make_policy, save_policy
 from rlhf_pg.core.learner import Learner
@@ -170,7 +171,10 @@ class RunState:
         environments = make_environments(config.env, config.eval_episodes, config.env_options)
         seed = config.seed + EVALUATION_SEED
         self.evaluation = Collector(environments, policy, seed, config.greedy)
-        self.collapse = CollapseMonitor(getattr(policy.distribution, "dimensions", None))
+        self.collapse = CollapseMonitor(
+            getattr(policy.distribution, "dimensions", None),
+            "raise --learner.entropy_coef or --entropy_temperature, or lower --learner.lr",
+        )
         self.iteration = 0
         self.next_evaluation = config.eval_interval  # in environment steps
         self.solved = False  # whether an evaluation passed the threshold

@@ -64,7 +64,8 @@ class TrainConfig(Options):
     kl_horizon: float = option(10_000.0, above=0)
     """Time scale of the adaptive weight in episodes; smaller adapts faster."""
     missing_eos_penalty: float = option(1.0, at_least=0)
-    """Subtracted from the score of a completion cut at the length limit, usually 0 to 1."""
+    """Subtracted from the score of a completion cut at the length limit, usually one standard
+    deviation of the scores (which the first rollout prints): 1 for a reward model."""
     score_clip: float | None = option(None, above=0)
     """Clip scores to plus or minus this before the KL is subtracted, usually 5. Scores beyond it
     become equal, so the objective changes."""
@@ -231,9 +232,10 @@ class FinetuneConfig(Options):
     """Passes over the text, usually 1 to 10."""
     batch_size: int = option(16, at_least=1)
     """Texts per gradient step, usually 16 (tiny models) to 128."""
-    lr: float = option(3e-3, above=0)
+    lr: float | None = option(None, above=0)
     """Peak learning rate, warmed up and then annealed to 0; usually 1e-3 to 5e-3 (tiny models),
-    1e-5 to 1e-4 (pretrained ones)."""
+    1e-5 to 1e-4 (pretrained ones). Defaults to 3e-3 for a new or tiny model (under 20 million
+    parameters), 5e-5 for a larger one."""
     checkpoint_every: int | None = option(None, at_least=0)
     """Gradient steps between checkpoints, to resume from; 0 writes none. By default as often as
     takes under 5 % of the time, and at most every 10 seconds."""

@@ -25,6 +25,7 @@ from reward_models.pretrained import limit_threads, usable_device
 from reward_models.rules import FILM_NOTES_GOLD
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.language import data, models
+from rlhf_pg.language.check import check_model
 from rlhf_pg.language.config import FILM_NOTES, EvaluateConfig, train_config
 from rlhf_pg.language.loaded import RUN_OPTIONS, remembered, run_folder
 from rlhf_pg.language.policy import LanguagePolicy, Reference
@@ -398,11 +399,14 @@ def open_bench(
     lower = "--prompts, --samples_per_prompt or --best_of"
     check_fits(count * ROW_BYTES, f"measuring {count:,} completions", lower)
     policy = LanguagePolicy(model, config.temperature, "none").to(device)
+    limit = config.max_new_tokens
+    check_model(policy, tokenizer, columns["prompt"], limit, config.model)
     reference = policy
     if Path(models.model_folder(config.base)) != Path(models.model_folder(config.model)):
         origin, other = models.load(config.base)
         models.check_same_vocabulary(tokenizer, other, f"the base {config.base}")
         reference = LanguagePolicy(origin, config.temperature, "none").to(device)
+        check_model(reference, tokenizer, columns["prompt"], limit, config.base)
     bench = Bench(reference, tokenizer, columns, dict(rewards), config.max_new_tokens)
     return bench, policy, reference
 

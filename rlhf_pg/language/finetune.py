@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reward_models.preference import TINY
 from reward_models.pretrained import context_length, limit_threads
 from reward_models.state import fingerprint, random_state, set_random_state
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
@@ -56,11 +57,11 @@ def finetune(config: FinetuneConfig, resume: Path | None = None, until: int | No
         run = Run.resume(resume, state["run"])
     else:
         run = Run.create(config.output, "base", config)
-    parameters = sum(p.numel() for p in model.parameters())
     tokens = sum(map(len, encoded))
     console.print(
         f"{len(train):,} texts and {len(test):,} held out, {tokens:,} tokens, "
-        f"vocabulary {len(tokenizer):,}; model of {parameters:,} parameters → {run.path}",
+        f"vocabulary {len(tokenizer):,}; model of {parameter_count(model):,} parameters, "
+        f"learning rate {trainer.lr:g} → {run.path}",
         markup=False,
     )
     checkpoints = Checkpoints(run.path, config.checkpoint_every, until)
@@ -92,6 +93,16 @@ def resume(run: Path, until: int | None = None) -> Run:
     """Continue an interrupted run (`rlhf-pg resume`)."""
     config = made_from(FinetuneConfig, options_of(run), str(run / "config.yaml"))
     return finetune(config, resume=run, until=until)
+
+
+def default_lr(model: Any) -> float:
+    """The learning rate that suits the size of a model: large ones are taken for pretrained."""
+    return 3e-3 if parameter_count(model) < TINY else 5e-5
+
+
+def parameter_count(model: Any) -> int:
+    """Number of parameters of a model."""
+    return sum(p.numel() for p in model.parameters())
 
 
 def _check(config: FinetuneConfig) -> None:
@@ -140,12 +151,13 @@ class NextTokenTrainer:
         config: FinetuneConfig,
     ) -> None:
         self.model, self.held_out, self.config = model, held_out, config
+        self.lr = default_lr(model) if config.lr is None else config.lr
         generator = torch.Generator().manual_seed(config.seed)
         epochs = [length_buckets(texts, config.batch_size, generator) for _ in range(config.epochs)]
         self.batches = [batch for epoch in epochs for batch in epoch]
         self.per_epoch, self.steps, self.step = len(epochs[0]), len(self.batches), 0
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.lr, weight_decay=0.01, fused=True
+            model.parameters(), lr=self.lr, weight_decay=0.01, fused=True
         )
         warmup = min(100, self.steps // 10 + 1)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -167,7 +179,7 @@ class NextTokenTrainer:
         if not math.isfinite(norm):
             raise FloatingPointError(
                 f"the gradient's norm is {norm} in step {self.step + 1}; no step was taken. Lower "
-                f"the learning rate (--lr {self.config.lr:g})"
+                f"the learning rate (--lr {self.lr:g})"
             )
         self.optimizer.step()
         self.schedule.step()

@@ -31,6 +31,7 @@ from rlhf_pg.core.learner import Learner
 from rlhf_pg.core.masked import zero_padding
 from rlhf_pg.core.rollout import Rollout
 from rlhf_pg.language import data, models, token_records, tracking
+from rlhf_pg.language.advice import TrainingMonitor, first_rollout, std_within
 from rlhf_pg.language.check import check_model
 from rlhf_pg.language.config import (
     FILM_NOTES,
@@ -107,6 +108,8 @@ def train(
             fixed = trainer.fixed_records() if run is not None and log_samples else None
 
             metrics, samples = trainer.step()  # sample, score, rollout, update
+            for remark in trainer.remarks(metrics):
+                progress.say(remark)
 
             if run is not None:
                 metrics |= trainer.held_out(iteration)
@@ -202,6 +205,7 @@ class Trainer:
         self.best: float | None = None  # greatest mean of those so far
         self.iteration = 0  # iterations done
         self.redrawn = 0  # groups drawn anew in the last one, over all processes
+        self.monitor = TrainingMonitor(config)
 
     def step(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """One iteration. Returns its metrics over all processes, and a few of its completions."""
@@ -222,9 +226,13 @@ class Trainer:
         if "score" in metrics:
             every = torch.tensor(sum(self.gather(scores.scores.tolist()), []))
             metrics["score_std"] = float(every[~every.isnan()].std(correction=0))
+            if (within := std_within(every, self.config.samples_per_prompt)) is not None:
+                metrics["score_std_within"] = within
         if "shaped_score" in metrics:  # else there is nothing to learn from
             metrics["objective"] = metrics.pop("shaped_score") - coefficient * metrics["kl"]
             with self.timed("update"):
+                if self.config.learner.micro_rows is None:
+                    self.learner.micro_rows = self.policy.rows_at_once(rollout)
                 metrics |= self.learner.update(rollout)
             self.kl.update(metrics["kl"], self.config.rows)
         self.iteration += 1
@@ -500,6 +508,7 @@ class Trainer:
             "prompts": self.prompts.state_dict(),
             "objectives": self.objectives,
             "best": self.best,
+            "monitor": self.monitor.state_dict(),
             "data": self.data_fingerprint,
             "eval_data": fingerprint(self.eval_prompts) if self.eval_prompts else None,
         }
@@ -533,6 +542,8 @@ class Trainer:
         self.kl.load_state_dict(state["kl"])
         self.prompts.load_state_dict(state["prompts"])
         self.objectives, self.best = list(state["objectives"]), state["best"]
+        if "monitor" in state:  # not in checkpoints of earlier versions
+            self.monitor.load_state_dict(state["monitor"])
         own = state["processes"][self.accelerator.process_index]
         self.generator.set_state(own["generator"])
         self.learner.generator.set_state(own["minibatches"])
@@ -540,6 +551,19 @@ class Trainer:
         if self.gold:
             self.gold.load_state_dict(own["gold"])
         set_random_state(own["random"])
+
+    def remarks(self, metrics: dict[str, float]) -> list[str]:
+        """What to print about an iteration: starting values after the first, and warnings.
+
+        A warning is also marked in the metrics, by its name.
+        """
+        lines = []
+        if self.iteration == 1:
+            trained = sum(p.numel() for p in self.policy.parameters() if p.requires_grad)
+            lines = first_rollout(metrics, self.config, trained)
+        warnings = self.monitor.check(metrics, self.iteration)
+        metrics |= dict.fromkeys(warnings, 1.0)
+        return lines + [f"warning: {text}" for text in warnings.values()]
 
     def save_policy(self, folder: Path) -> None:
         """Write the policy as a plain Hugging Face folder, adapters merged, with its critic."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rlhf_pg.control.config import preset, tuned
-from rlhf_pg.control.entropy import CollapseMonitor, Temperature
+from rlhf_pg.control.entropy import Temperature
 from rlhf_pg.control.train import Trainer
 from rlhf_pg.core.losses import policy_gradient_loss
 from rlhf_pg.core.returns import rewards_to_go
@@ -73,21 +73,3 @@ def test_negative_or_untunable_temperatures_are_refused():
     for value, target in ((-0.1, None), (0.0, 0.5)):
         with pytest.raises(ValueError, match="temperature"):
             Temperature(value, target)
-
-
-def test_collapse_warns_once_and_early():
-    monitor = CollapseMonitor(None)
-    assert monitor.check(0.7, 0.0) is None
-    assert monitor.check(0.1, 0.1) is None
-    assert "0.05 nats from 0.7 after 20%" in (monitor.check(0.05, 0.2) or "")
-    assert monitor.check(0.01, 0.3) is None
-    late = CollapseMonitor(None)
-    late.check(0.7, 0.0)
-    assert late.check(0.01, 0.6) is None
-
-
-def test_collapse_of_real_valued_actions_is_a_tenfold_smaller_deviation():
-    monitor = CollapseMonitor(2)
-    monitor.check(1.0, 0.0)
-    assert monitor.check(1.0 - 2 * math.log(9.9), 0.1) is None
-    assert monitor.check(1.0 - 2 * math.log(10.1), 0.1)

@@ -8,10 +8,20 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from rlhf_pg.commands import sample
+from rlhf_pg.label import make_pairs
 from rlhf_pg.language import models
 from rlhf_pg.language.check import alone_differences, check_model, sampling_differences
-from rlhf_pg.language.config import FinetuneConfig, preset
+from rlhf_pg.language.config import (
+    EvaluateConfig,
+    FinetuneConfig,
+    LabelConfig,
+    SampleConfig,
+    preset,
+)
+from rlhf_pg.language.evaluate import assess
 from rlhf_pg.language.finetune import finetune
+from rlhf_pg.language.loaded import with_run_options
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import unscored
 from rlhf_pg.language.sampling import OwnForward
@@ -191,6 +201,22 @@ def test_training_refuses_before_it_makes_a_folder(files, reference):
     with pytest.raises(ValueError, match=f"bert: BertLMHeadModel {ENCODER}"):
         train(config, reward=count_good)
     assert not (files / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("command", ["sample", "chat", "label", "evaluate", "the base"])
+def test_commands_refuse_it_too(files, command):
+    bert, data = str(files / "bert"), str(files / "prompts.jsonl")
+    with pytest.raises(ValueError, match=f"bert: BertLMHeadModel {ENCODER}"):
+        if command in ("sample", "chat"):
+            sample(SampleConfig(model=bert, data=data, max_new_tokens=4, chat=command == "chat"))
+        elif command == "label":
+            config = LabelConfig(model=bert, data=data, max_new_tokens=4, device="cpu")
+            make_pairs(with_run_options(config), None)
+        else:
+            model = str(files / "llama") if command == "the base" else bert
+            config = EvaluateConfig(model=model, base=bert, data=data, reward="length", best_of=0)
+            assess(replace(config, device="cpu", max_new_tokens=4))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -55,6 +55,15 @@ def test_the_loss_falls_and_the_run_is_whole(config_of):
     assert again == pytest.approx(held_out[-1], abs=1e-5)
 
 
+def test_the_learning_rate_depends_on_the_size_of_the_model(config_of, monkeypatch, capsys):
+    assert config_of(lr=None).lr is None and FinetuneConfig().lr is None
+    finetune(config_of(lr=None, epochs=1))
+    assert "learning rate 0.003" in capsys.readouterr().out
+    monkeypatch.setattr("rlhf_pg.language.finetune.TINY", 1000)  # the model is larger than that
+    finetune(config_of(lr=None, epochs=1, output=config_of().output + "-large"))
+    assert "learning rate 5e-05" in capsys.readouterr().out
+
+
 def test_held_out_texts_are_none_of_those_trained_on(config_of, tmp_path, monkeypatch):
     texts = [f"the film {i} is good ." for i in range(60)]
     data = write_rows(tmp_path / "many.jsonl", [{"text": text} for text in texts])

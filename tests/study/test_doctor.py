@@ -157,6 +157,10 @@ def huge(completions, **_):
     return [100.0 * (score - 4.0) for score in graded(completions)]
 
 
+def small(completions, **_):
+    return [0.1 * score for score in graded(completions)]
+
+
 def of_the_end(completions, finished, **_):
     return [s + end for s, end in zip(graded(completions), finished, strict=True)]
 
@@ -391,9 +395,11 @@ CASES = {
     "NaN": Case("valid scores", "fail", "nan to row 3", reward=sometimes_nan),
     "wrong count": Case("valid scores", "fail", "2 scores for 8", reward=too_few),
     "error": Case("valid scores", "fail", "colour", reward=raising),
-    "None": Case("valid scores", "warn", "left out of training", reward=sometimes_none),
+    "None": Case("valid scores", "warn", "left out of training", reward=sometimes_none,
+                 options={"missing_eos_penalty": 0.3}),
     "only None": Case("valid scores", "fail", "left out of training", reward=never_applies),
-    "random": Case("same score twice", "fail", "model.eval()", reward=random_scores),
+    "random": Case("same score twice", "fail", "model.eval()", reward=random_scores,
+                   options={"missing_eos_penalty": 0.3}),
     "row": Case("order and batch", "fail", "changes with its row", reward=of_the_row),
     "row and moments": Case("order and batch", "fail", "changes with its row",
                             reward=Normalise({"of_the_row": of_the_row})),
@@ -402,11 +408,15 @@ CASES = {
     "constant": Case("spread", "fail", "all completions", reward=constant),
     "of the prompt": Case("spread", "fail", "prompt alone", reward=of_the_prompt),
     "binary": Case("spread", "warn", "two values", reward=of_two_values),
-    "nearly equal": Case("spread", "warn", "equal, or nearly", reward=nearly_equal),
-    "end": Case("sees the end", "warn", "--missing_eos_penalty 1",
+    "nearly equal": Case("spread", "warn", "equal, or nearly", reward=nearly_equal,
+                         also={"scale": "warn"}),
+    "end": Case("sees the end", "warn", "to the scores' std",
                 options={"missing_eos_penalty": 0.0}),
     "mean": Case("scale", "warn", "far from 0", reward=far_from_zero),
-    "scale": Case("scale", "warn", "KL penalty", reward=huge),
+    "scale": Case("scale", "warn", "too large for the KL penalty", reward=huge),
+    "small scale": Case("scale", "warn", "too small for the KL penalty", reward=small),
+    "penalty": Case("scale", "warn", "missing_eos_penalty 9 outweighs",
+                    options={"missing_eos_penalty": 9.0}),
     "longer": Case("length", "warn", "longer", reward=longer, options=RLOO),
     "shorter": Case("length", "warn", "shorter", reward=shorter, options=RLOO),
     # gradient step

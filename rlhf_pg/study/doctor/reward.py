@@ -4,6 +4,7 @@ from collections import defaultdict
 
 import torch
 
+from rlhf_pg.language.advice import LARGEST_PENALTY, SMALLEST_TILT, suggested_kl_coef
 from rlhf_pg.progress import number
 from rlhf_pg.study.doctor.context import Context, Result, Skip, Status, result
 
@@ -74,25 +75,44 @@ def sees_the_end(context: Context) -> Result:
     opposite = [not ended for ended in context.completions.finished.tolist()]
     value = _difference(scores, context.score(finished=opposite))
     seen = value > _allowed(context)
-    advice = "set --missing_eos_penalty 1, or let the reward read the column `finished`"
+    std = float(context.numbers.std(correction=0))
+    advice = (
+        f"set --missing_eos_penalty to the scores' std, {std:.2g}, or let the reward read the "
+        "column `finished`"
+    )
     measured = f"differ by {number(value if seen else penalty)}"
     return result(seen or penalty > 0, measured, "above 0", advice, "warn")
 
 
 def scale(context: Context) -> Result:
-    """The scores suit the KL penalty, and the critic, which begins at 0."""
-    beta, clip = context.config.kl_coef, context.config.score_clip or float("inf")
+    """The scores suit the KL penalty, the missing-EOS penalty, and the critic, which begins at
+    0."""
+    config = context.config
+    beta, clip = config.kl_coef, config.score_clip or float("inf")
     scores = context.numbers.clamp(-clip, clip)
     mean, std = float(scores.mean()), float(scores.std(correction=0))
     # The optimum is ref * exp(r / beta) / Z: std / beta is how far, in nats, it tilts the texts.
-    tilt = std / beta if beta else 0.0
-    centred = abs(mean) <= max(1.0, 20 * std) or std == 0  # `spread` reports equal scores
-    advice = (
-        f"{'too large for the KL penalty' if centred else 'far from 0'}: scale it, as in --reward "
-        f"'normalise({context.reward})', set --score_clip 5, or raise --kl_coef"
+    tilt, advice = std / beta if beta else 0.0, ""
+    rescaled = (
+        f"scale it, as in --reward 'normalise({context.reward})', set --score_clip 5, or raise "
+        "--kl_coef"
     )
+    cut = not bool(context.completions.finished.all()) and not config.mask_truncated
+    if std == 0:
+        pass  # `spread` reports equal scores
+    elif abs(mean) > max(1.0, 20 * std):
+        advice = f"far from 0: {rescaled}"
+    elif tilt > 50:
+        advice = f"too large for the KL penalty: {rescaled}"
+    elif beta and tilt < SMALLEST_TILT:
+        advice = f"too small for the KL penalty: set --kl_coef {suggested_kl_coef(std):.2g}"
+    elif cut and config.missing_eos_penalty > LARGEST_PENALTY * std:
+        advice = (
+            f"missing_eos_penalty {config.missing_eos_penalty:g} outweighs scores that differ by "
+            f"{std:.2g}: set --missing_eos_penalty {std:.2g}"
+        )
     measured = f"mean {number(mean)}, std / kl_coef {number(tilt)}"
-    return result(centred and tilt <= 50, measured, "ratio up to 50", advice, "warn")
+    return result(not advice, measured, "ratio 1 to 50", advice, "warn")
 
 
 def length(context: Context) -> Result:

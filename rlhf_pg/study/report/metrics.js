@@ -3,7 +3,7 @@ const iterations = data.metrics.iteration ?? [], cursors = [];
 const FIRST = ["score", "gold", "eval_score", "objective", "kl", "entropy", "length", "eos_rate", "policy_loss",
   "value_loss", "explained_variance", "clip_fraction", "grad_norm"];
 const LAST = ["training_seconds", "steps", "score_std", "eval_score_std", "tokens_per_second", "first_ratio_drift",
-  "update_kl", "ratio_drift", "kl_k3", "kl_exact", "kl_loss", "advantage_std"];
+  "update_kl", "ratio_drift", "kl_k3", "kl_exact", "kl_loss", "advantage_std", "score_std_within"];
 function drawOverview() {
   const names = Object.keys(data.metrics).filter((name) => !["iteration", "seconds"].includes(name));
   const rank = (name) => (FIRST.includes(name) ? FIRST.indexOf(name) : 99), constant = [];
