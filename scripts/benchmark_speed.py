@@ -14,11 +14,13 @@ film            RLOO on film notes: completions of varying length (needs the dem
 real, real-bf16 RLOO with LoRA of rank 8 on a 135M model, 32 completions of 24 tokens, K = 4;
                 TRL computes in fp32 in both
 
-`--growth` prints this project's tokens per second as completions become more and longer, and
+`--growth` prints this project's tokens per second as completions become more and longer,
+`--processes` the seconds per step of two processes beside one (rloo, and film if it is given), and
 `--memory` the greatest memory of two PPO steps of a GPT-2 small (124M, random weights).
 """
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -28,6 +30,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rlhf_pg.language.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 S = ("rloo", "grpo", "ppo1", "ppo4", "ppo1s", "ppo4s")
@@ -45,6 +51,7 @@ def main() -> None:
     parser.add_argument("--no_trl", action="store_true", help="Measure this project alone.")
     parser.add_argument("--output", type=Path, help="Write the results as JSON here too.")
     parser.add_argument("--growth", action="store_true", help="Tokens per second by size.")
+    parser.add_argument("--processes", action="store_true", help="Two processes beside one.")
     parser.add_argument("--memory", action="store_true", help="Memory at GPT-2 small's size.")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)  # library, shape, folder
     options = parser.parse_args()
@@ -54,6 +61,8 @@ def main() -> None:
         return growth(options.steps)
     if options.memory:
         return memory()
+    if options.processes:
+        return processes(options.steps, options.film)
     results = []
     print(
         "| shape | TRL, s/step | rlhf_pg, s/step | TRL / rlhf_pg |\n|---|---|---|---|", flush=True
@@ -163,12 +172,14 @@ def work(library: str, shape: str, model: str, threads: int) -> None:
 
     if library == "memory":
         return work_memory(shape)
+    if library == "processes":
+        return work_processes(shape, model, threads)
     torch.set_num_threads(threads)
     tiny = shape in S
     prompts_file = f"{model}/prompts.jsonl" if tiny else "film-notes"
     rows, tokens = (32, 24) if shape.startswith("real") else (64, 32 if tiny else 48)
     if library == "ours":
-        return work_ours(shape, model, prompts_file, rows, tokens)
+        return work_ours(config_of(shape, model, prompts_file, rows, tokens))
     if tiny:
         lines = Path(prompts_file).read_text(encoding="utf-8").splitlines()
         prompts = [json.loads(line)["prompt"] for line in lines]
@@ -179,9 +190,8 @@ def work(library: str, shape: str, model: str, threads: int) -> None:
     (work_trl_ppo if shape.startswith("ppo") else work_trl)(shape, model, prompts, rows, tokens)
 
 
-def work_ours(shape: str, model: str, prompts: str, rows: int, tokens: int) -> None:
+def config_of(shape: str, model: str, prompts: str, rows: int, tokens: int) -> "TrainConfig":
     from rlhf_pg.language.config import TrainConfig
-    from rlhf_pg.language.train import Trainer
 
     name = "ppo" if shape.startswith("ppo") else "grpo" if shape == "grpo" else "rloo"
     config = TrainConfig(
@@ -195,11 +205,52 @@ def work_ours(shape: str, model: str, prompts: str, rows: int, tokens: int) -> N
     if shape.startswith("real"):
         config.lora_rank, config.bf16 = 8, shape == "real-bf16"
         config.learner.lr = 1e-4
+    return config
+
+
+def work_ours(config: "TrainConfig") -> None:
+    from rlhf_pg.language.train import Trainer
+
     trainer = Trainer(config, reward)
     while True:
         began = wait()
         trainer.step()
         print(f"seconds {time.perf_counter() - began}", flush=True)
+
+
+def processes(steps: int, film: str | None) -> None:
+    """Print the median seconds of a step with one process and with two, three runs of each."""
+    print("| shape | one process, s/step | two, s/step | one / two |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        make_tiny(Path(folder))
+        for shape, model in [("rloo", folder), ("film", film)]:
+            seconds: dict[int, list[float]] = {1: [], 2: []}
+            for number in [1, 2] * 3 if model else []:
+                command = [sys.executable, __file__, "--threads", str(number), "--worker"]
+                with tempfile.TemporaryDirectory() as run:
+                    environment = dict(os.environ, OMP_NUM_THREADS="1", RUN=f"{run}/run")
+                    environment |= {"STEPS": str(steps), "PYTHONPATH": str(ROOT)}
+                    subprocess.run(
+                        [*command, "processes", shape, model],
+                        env=environment, check=True, capture_output=True,
+                    )  # fmt: skip
+                    lines = Path(run, "run", "metrics.jsonl").read_text().splitlines()
+                times = [json.loads(line)["seconds"] for line in lines]
+                steps_seconds = [b - a for a, b in itertools.pairwise(times)]
+                seconds[number].append(statistics.median(steps_seconds))
+            if model:
+                one, two = (statistics.median(seconds[n]) for n in (1, 2))
+                print(f"| {shape} | {one:.3f} | {two:.3f} | {one / two:.2f} |", flush=True)
+
+
+def work_processes(shape: str, model: str, number: int) -> None:
+    from rlhf_pg.language.train import train
+
+    prompts, tokens = (f"{model}/prompts.jsonl", 32) if shape in S else ("film-notes", 48)
+    config = config_of(shape, model, prompts, 64, tokens)
+    config.processes, config.output = number, os.environ["RUN"]
+    config.iterations = int(os.environ["STEPS"])
+    train(config)
 
 
 def growth(steps: int) -> None:
