@@ -4,8 +4,8 @@
     python scripts/benchmark_speed.py --trl_ppo trl112 --film runs/demo/base/policy --real SMOLLM2
 
 Both libraries live in a process of their own, and one waits while the other takes a step, so that
-a busy machine slows both. Prints the median, least and greatest seconds of each, and the median of
-the ratios of neighbouring steps. Shapes:
+a busy machine slows both. Prints the median, least and greatest seconds of each, the median of the
+ratios of neighbouring steps, and the seconds of this project's stages. Shapes:
 
 rloo, grpo      tiny GPT-2 (4 layers x 128, vocabulary 1,024), 64 completions of 32 tokens, K = 4
 ppo1, ppo4      the same with PPO of 1 or 4 epochs and a separate critic; TRL 1.12 had the last PPO
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 S = ("rloo", "grpo", "ppo1", "ppo4", "ppo1s", "ppo4s")
+STAGES = ("sampling", "reference", "update")  # of a step; the reward takes milliseconds
 SHAPES = (*S, "film", "real", "real-bf16")
 
 
@@ -64,9 +65,8 @@ def main() -> None:
     if options.processes:
         return processes(options.steps, options.film)
     results = []
-    print(
-        "| shape | TRL, s/step | rlhf_pg, s/step | TRL / rlhf_pg |\n|---|---|---|---|", flush=True
-    )
+    columns = ("shape", "TRL, s/step", "rlhf_pg, s/step", "TRL / rlhf_pg", *STAGES)
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         make_tiny(Path(folder))
         for shape in options.shapes:
@@ -99,6 +99,7 @@ def measure(options: argparse.Namespace, shape: str, model: str) -> dict:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
     seconds: dict = {library: [] for library in libraries}
+    stages: list[dict[str, float]] = []  # of this project's steps
     for step in range(options.steps + 2):
         for library, worker in workers.items():
             worker.stdin.write("step\n")
@@ -108,9 +109,12 @@ def measure(options: argparse.Namespace, shape: str, model: str) -> dict:
                     raise SystemExit(f"{library} stopped on {shape}: see its message above")
             if step >= 2:
                 seconds[library].append(float(answer.split()[1]))
+                if library == "ours":
+                    stages.append(json.loads(answer.split(maxsplit=2)[2]))
     for worker in workers.values():
         worker.kill()
-    return {"shape": shape, "threads": threads, **seconds}
+    of_stages = {name: statistics.median(s[name] for s in stages) for name in stages[0]}
+    return {"shape": shape, "threads": threads, **seconds, "stages": of_stages}
 
 
 def line(result: dict) -> str:
@@ -122,6 +126,7 @@ def line(result: dict) -> str:
     ratios = [a / b for a, b in zip(trl, ours, strict=True)] if trl else None
     name = f"{result['shape']}, {result['threads']} thread{'s' * (result['threads'] > 1)}"
     cells = [cell(trl, 3) if trl else "", cell(ours, 3), cell(ratios, 2) if ratios else ""]
+    cells += [f"{result['stages'][name]:.3f}" for name in STAGES]
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
@@ -215,7 +220,8 @@ def work_ours(config: "TrainConfig") -> None:
     while True:
         began = wait()
         trainer.step()
-        print(f"seconds {time.perf_counter() - began}", flush=True)
+        seconds = time.perf_counter() - began
+        print(f"seconds {seconds} {json.dumps(trainer.stage_seconds)}", flush=True)
 
 
 def processes(steps: int, film: str | None) -> None:

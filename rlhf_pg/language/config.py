@@ -93,7 +93,8 @@ class TrainConfig(Options):
     bf16: bool = False
     """Compute in bfloat16 where the device supports it; parameters, output layer and softmax stay
     in float32. Sampling and scoring then round differently, so log-probabilities are computed again
-    by the forward pass that trains; sampling_gap in the log is their mean difference."""
+    by the forward pass that trains; sampling_gap in the log is their mean difference. Slow on CPUs
+    without instructions for it (those that have AVX2 alone)."""
     reward_timeout: float | None = option(None, above=0)
     """End the run if scoring a rollout takes longer than this many seconds, usually 60 to 600; the
     last checkpoint stays. By default it may take any time."""
