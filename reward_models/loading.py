@@ -19,7 +19,8 @@ import importlib.util
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -293,10 +294,20 @@ def _import_file(source: str, spec: str) -> Any:
 
 
 def _import_module(source: str) -> Any:
-    here = str(Path.cwd())  # a console script's path lacks the current folder
+    with current_folder_importable():
+        return _run(lambda: importlib.import_module(source), source)
+
+
+@contextmanager
+def current_folder_importable() -> Iterator[None]:
+    """Let imports find modules in the current folder, which a console script's path lacks."""
+    here = str(Path.cwd())
+    if here in sys.path:
+        yield
+        return
     sys.path.append(here)
     try:
-        return _run(lambda: importlib.import_module(source), source)
+        yield
     finally:
         sys.path.remove(here)
 

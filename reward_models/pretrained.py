@@ -95,6 +95,11 @@ def open_pretrained(
 
 
 def limit_threads(model: Any) -> None:
+    """Use one thread for a small model (`one_thread_if_small`)."""
+    one_thread_if_small(sum(p.numel() for p in model.parameters()))
+
+
+def one_thread_if_small(parameters: int) -> None:
     """Use one thread for a model under five million parameters, unless OMP_NUM_THREADS is set.
 
     Such work is too small to share: threads mostly wait for each other and, on a busy machine, for
@@ -102,8 +107,7 @@ def limit_threads(model: Any) -> None:
     """
     import torch
 
-    small = sum(p.numel() for p in model.parameters()) < 5_000_000
-    if small and "OMP_NUM_THREADS" not in os.environ:
+    if parameters < 5_000_000 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
 
 

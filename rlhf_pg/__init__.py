@@ -69,10 +69,10 @@ def load(name: Any, trust: bool = False) -> Any:
     somebody else made load the reward, data and models that its config.yaml names. Raises
     ValueError if there is no model.
     """
-    from pathlib import Path
+    from rlhf_pg.control.config import control_run
 
     name = str(name)  # a run's `path` is a Path
-    if (Path(name) / "policy" / "policy.safetensors").is_file():
+    if control_run(name):
         from rlhf_pg.control.watch import Agent
 
         return Agent.load(name, trust=trust)

@@ -152,7 +152,9 @@ def newest(run: Path, quiet: bool = False) -> dict[str, Any]:
                 console.print(f"warning: {error}; trying the one before", markup=False)
     if problems:
         raise ValueError(f"no checkpoint of {run} can be used: {problems[0]}")
-    raise ValueError(f"{run} has no checkpoints to resume from")
+    finished = any((run / name).is_dir() for name in ("policy", "reward_model"))
+    why = ": it is finished" if finished else ""
+    raise ValueError(f"{run} has no checkpoints to resume from{why}")
 
 
 def versions() -> dict[str, Any]:

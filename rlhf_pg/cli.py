@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import importlib
+import os
 import re
 import shutil
 import sys
@@ -46,7 +47,7 @@ class Command:
 LANGUAGE = "rlhf_pg.language"
 COMMANDS: dict[str, Command] = {
     "demo": Command(
-        "RLHF on the shipped film notes from start to end, in about two minutes",
+        "RLHF on the shipped film notes from start to end, in about three minutes",
         f"{LANGUAGE}.config:DemoConfig",
         "rlhf_pg.demo:demo",
         preset=f"{LANGUAGE}.config:demo_preset",
@@ -101,11 +102,12 @@ COMMANDS: dict[str, Command] = {
         positional="model",
     ),
     "evaluate": Command(
-        "measure a policy against its initial model: reward, KL, win rate, best-of-n",
+        "measure a policy: reward, KL, win rate, best-of-n; of a control run, the score",
         f"{LANGUAGE}.config:EvaluateConfig",
-        f"{LANGUAGE}.evaluate:assess",
+        "rlhf_pg.commands:evaluate",
         positional="model",
-        common="base reward data prompts samples_per_prompt best_of device seed output",
+        common="base reward data prompts samples_per_prompt best_of episodes greedy device seed "
+        "output",
     ),
     "frontier": Command(
         "sweep the KL coefficient: reward against KL, beside best-of-n and the optimum",
@@ -211,10 +213,24 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command. Returns 0 on success, 2 for wrong input, 130 after an interrupt.
+    """Run a command. Returns 0 on success, 2 for wrong input, 130 after an interrupt, 141 if what
+    reads the output has ended, as `head` does.
 
     A command may exit with another code: the doctor with 1 if a check failed.
     """
+    try:
+        try:
+            return _main(arguments)
+        finally:
+            sys.stdout.flush()  # here, where an error can still be caught
+    except BrokenPipeError:
+        # Python flushes once more when it ends, and would report the error then.
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return 141
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
@@ -242,6 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = read_config(name, command, arguments[words:])
         find(command.run)(config)
         return 0
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError, FloatingPointError) as error:
         if debug:
             raise

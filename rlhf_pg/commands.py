@@ -1,8 +1,9 @@
-"""The commands `rlhf-pg reward` and `rlhf-pg sample`."""
+"""The commands `rlhf-pg reward`, `rlhf-pg sample` and `rlhf-pg evaluate`."""
 
 import json
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +23,13 @@ from reward_models.reward_model import RewardModel
 from reward_models.rules import FILM_NOTES_GOLD
 from rlhf_pg.chat import chat
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
+from rlhf_pg.control.config import control_run
+from rlhf_pg.control.evaluate import evaluate_episodes
 from rlhf_pg.core.options import made_from
 from rlhf_pg.language import data, models
 from rlhf_pg.language.check import check_model
-from rlhf_pg.language.config import FILM_NOTES, RewardConfig, SampleConfig
+from rlhf_pg.language.config import FILM_NOTES, EvaluateConfig, RewardConfig, SampleConfig
+from rlhf_pg.language.evaluate import assess
 from rlhf_pg.language.loaded import with_run_options
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import score_completions
@@ -163,6 +167,9 @@ def fit_reward_model(
             after_step=after_step,
             resume=resume,
         )
+    if report["steps"] < steps:
+        best = report["kept_step"]
+        console.print(f"stopped early: the held-out loss has not fallen since step {best:,}")
     names = {"accuracy": "accuracy", "held_out_loss": "loss"}
     run.log(report["steps"], {name: report[key] for name, key in names.items() if key in report})
     model.save_pretrained(run.path / "reward_model")
@@ -264,3 +271,29 @@ def _prompts(config: SampleConfig, tokenizer: Any) -> data.Rows:
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise ValueError("a prompt is empty; give it some text to begin from")
     return {"prompt": prompts}
+
+
+ONLY_CONTROL, IN_BOTH = {"episodes", "greedy"}, {"model", "seed", "output", "trust"}
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Measure a policy of text, or of a run of `rlhf-pg control`.
+
+    Raises ValueError for an option that is only for the other.
+    """
+    run = control_run(config.model)
+    changed = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
+    wrong = sorted(changed - IN_BOTH - ONLY_CONTROL if run else changed & ONLY_CONTROL)
+    if wrong:
+        kind = "a run of `rlhf-pg control`" if run else "no run of `rlhf-pg control`"
+        raise ValueError(f"{config.model} is {kind}: --{wrong[0]} does not apply to it")
+    if run is None:
+        return assess(config)
+    return evaluate_episodes(
+        Path(config.model),
+        config.episodes,
+        config.seed,
+        config.greedy,
+        Path(config.output) if config.output else None,
+        config.trust,
+    )

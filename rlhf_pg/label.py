@@ -53,8 +53,9 @@ def label(config: LabelConfig) -> None:
         pairs = make_pairs(config, reward, skip=len(kept.made))
         judge(pairs, kept, read_key)
     decided = kept.folder / "preferences.jsonl"
-    console.print(f"{len(kept.preferences())} pairs in {decided}; learn from them with:")
-    console.print(command("reward", "--data", decided), markup=False)
+    if count := len(kept.preferences()):
+        console.print(f"{count} pair{'s'[: count - 1]} in {decided}; learn from them with:")
+        console.print(command("reward", "--data", decided), markup=False)
 
 
 @dataclass(frozen=True)

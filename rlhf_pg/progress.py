@@ -45,6 +45,10 @@ class PlainConsole(Console):
     """A console that prints text from models, data and files as it is: neither markup, emoji codes
     nor control characters in it have any effect. New lines stay; `plain` removes these too."""
 
+    def on_broken_pipe(self) -> None:
+        """Let the error through, where rich would exit with code 1."""
+        raise BrokenPipeError
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"highlight": False, "markup": False, "emoji": False, **options})
 

@@ -3,13 +3,15 @@
 runs/NAME/
   config.yaml     every option, resolved; `--config` on it repeats the run
   config.signature  marks config.yaml as written by you on this computer (see rlhf_pg.trust)
+  training.actions, evaluation.actions   what was done to the environments of a control run, from
+                  which `rlhf-pg resume` repeats it
   metrics.jsonl   one line per iteration, keys as in METRICS
   samples.jsonl   completions over time, append-only
   tokens.jsonl    completions of fixed prompts over time, token by token, keys as in EPISODE
   initial/        the model it started from (hard links); reference/ if that is another model
   checkpoints/    the last two states, to resume from (rlhf_pg/checkpoint.py)
-  best/           the policy of the greatest eval_score so far; without eval_data, of the best
-                  objective, a mean over samples_every iterations
+  best/           the policy of the greatest eval_score so far; in text without eval_data, of the
+                  best objective, a mean over samples_every iterations
   policy/         the trained model and its card (README.md); written at the end, or not at all
   tensorboard/    the metrics for tensorboard, if asked for (`--track`)
   evaluation.json result of `rlhf-pg evaluate`
@@ -191,6 +193,8 @@ class Run:
         run = cls(path, lock)
         _remove_unfinished(path)
         _check_free(path)
+        for file in appended(path):  # left by a run that was stopped before its first line
+            file.unlink()
         values = asdict(config) if is_dataclass(config) else dict(config)  # type: ignore[arg-type]
         values.pop("output", None)  # repeating a run makes a new folder
         values = _with_absolute_paths(values)
@@ -206,15 +210,15 @@ class Run:
         """
         lock = _lock(path)
         _remove_unfinished(path)
-        for file in path.glob("*.jsonl"):
+        for file in appended(path):
             if (length := state["bytes"].get(file.name, 0)) < file.stat().st_size:
                 os.truncate(file, length)
         return cls(path, lock, state["seconds"])
 
     def state_dict(self) -> dict[str, Any]:
-        """The time spent so far and the lengths of the jsonl files, which are synced to disk."""
+        """The time spent so far and the lengths of the logs, which are synced to disk."""
         lengths = {}
-        for file in self.path.glob("*.jsonl"):
+        for file in appended(self.path):
             with open(file, "rb") as opened:
                 os.fsync(opened.fileno())
             lengths[file.name] = file.stat().st_size
@@ -265,6 +269,11 @@ class Run:
         with open(self.path / name, "a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def appended(run: Path) -> list[Path]:
+    """The files of a run that only grow, and are cut to their old length on resume."""
+    return [file for kind in ("*.jsonl", "*.actions") for file in run.glob(kind)]
 
 
 def check_is_there(run: Path) -> None:
@@ -329,6 +338,7 @@ def _check_free(path: Path) -> None:
     """Raise ValueError unless a folder is empty or left by a run that logged nothing."""
     left = {entry.name for entry in path.iterdir()} - {LOCK}
     kept = {"config.yaml", trust.SIGNATURE, "initial", "reference"}
+    kept |= {file.name for file in path.glob("*.actions")}
     begun = left <= kept and "config.yaml" in left
     if left and not begun:
         raise ValueError(f"{path} already holds something; choose another --output")

@@ -4,8 +4,8 @@
     python scripts/benchmark_speed.py --trl_ppo trl112 --film runs/demo/base/policy --real SMOLLM2
 
 Both libraries live in a process of their own, and one waits while the other takes a step, so that
-a busy machine slows both. Prints the median, least and greatest seconds of each, and the median of
-the ratios of neighbouring steps. Shapes:
+a busy machine slows both. Prints the median, least and greatest seconds of each, the median of the
+ratios of neighbouring steps, and the seconds of this project's stages. Shapes:
 
 rloo, grpo      tiny GPT-2 (4 layers x 128, vocabulary 1,024), 64 completions of 32 tokens, K = 4
 ppo1, ppo4      the same with PPO of 1 or 4 epochs and a separate critic; TRL 1.12 had the last PPO
@@ -14,11 +14,13 @@ film            RLOO on film notes: completions of varying length (needs the dem
 real, real-bf16 RLOO with LoRA of rank 8 on a 135M model, 32 completions of 24 tokens, K = 4;
                 TRL computes in fp32 in both
 
-`--growth` prints this project's tokens per second as completions become more and longer, and
+`--growth` prints this project's tokens per second as completions become more and longer,
+`--processes` the seconds per step of two processes beside one (rloo, and film if it is given), and
 `--memory` the greatest memory of two PPO steps of a GPT-2 small (124M, random weights).
 """
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -28,9 +30,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rlhf_pg.language.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 S = ("rloo", "grpo", "ppo1", "ppo4", "ppo1s", "ppo4s")
+STAGES = ("sampling", "reference", "update")  # of a step; the reward takes milliseconds
 SHAPES = (*S, "film", "real", "real-bf16")
 
 
@@ -45,6 +52,7 @@ def main() -> None:
     parser.add_argument("--no_trl", action="store_true", help="Measure this project alone.")
     parser.add_argument("--output", type=Path, help="Write the results as JSON here too.")
     parser.add_argument("--growth", action="store_true", help="Tokens per second by size.")
+    parser.add_argument("--processes", action="store_true", help="Two processes beside one.")
     parser.add_argument("--memory", action="store_true", help="Memory at GPT-2 small's size.")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)  # library, shape, folder
     options = parser.parse_args()
@@ -54,10 +62,11 @@ def main() -> None:
         return growth(options.steps)
     if options.memory:
         return memory()
+    if options.processes:
+        return processes(options.steps, options.film)
     results = []
-    print(
-        "| shape | TRL, s/step | rlhf_pg, s/step | TRL / rlhf_pg |\n|---|---|---|---|", flush=True
-    )
+    columns = ("shape", "TRL, s/step", "rlhf_pg, s/step", "TRL / rlhf_pg", *STAGES)
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         make_tiny(Path(folder))
         for shape in options.shapes:
@@ -90,6 +99,7 @@ def measure(options: argparse.Namespace, shape: str, model: str) -> dict:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
     seconds: dict = {library: [] for library in libraries}
+    stages: list[dict[str, float]] = []  # of this project's steps
     for step in range(options.steps + 2):
         for library, worker in workers.items():
             worker.stdin.write("step\n")
@@ -99,9 +109,12 @@ def measure(options: argparse.Namespace, shape: str, model: str) -> dict:
                     raise SystemExit(f"{library} stopped on {shape}: see its message above")
             if step >= 2:
                 seconds[library].append(float(answer.split()[1]))
+                if library == "ours":
+                    stages.append(json.loads(answer.split(maxsplit=2)[2]))
     for worker in workers.values():
         worker.kill()
-    return {"shape": shape, "threads": threads, **seconds}
+    of_stages = {name: statistics.median(s[name] for s in stages) for name in stages[0]}
+    return {"shape": shape, "threads": threads, **seconds, "stages": of_stages}
 
 
 def line(result: dict) -> str:
@@ -113,6 +126,7 @@ def line(result: dict) -> str:
     ratios = [a / b for a, b in zip(trl, ours, strict=True)] if trl else None
     name = f"{result['shape']}, {result['threads']} thread{'s' * (result['threads'] > 1)}"
     cells = [cell(trl, 3) if trl else "", cell(ours, 3), cell(ratios, 2) if ratios else ""]
+    cells += [f"{result['stages'][name]:.3f}" for name in STAGES]
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
@@ -163,12 +177,14 @@ def work(library: str, shape: str, model: str, threads: int) -> None:
 
     if library == "memory":
         return work_memory(shape)
+    if library == "processes":
+        return work_processes(shape, model, threads)
     torch.set_num_threads(threads)
     tiny = shape in S
     prompts_file = f"{model}/prompts.jsonl" if tiny else "film-notes"
     rows, tokens = (32, 24) if shape.startswith("real") else (64, 32 if tiny else 48)
     if library == "ours":
-        return work_ours(shape, model, prompts_file, rows, tokens)
+        return work_ours(config_of(shape, model, prompts_file, rows, tokens))
     if tiny:
         lines = Path(prompts_file).read_text(encoding="utf-8").splitlines()
         prompts = [json.loads(line)["prompt"] for line in lines]
@@ -179,9 +195,8 @@ def work(library: str, shape: str, model: str, threads: int) -> None:
     (work_trl_ppo if shape.startswith("ppo") else work_trl)(shape, model, prompts, rows, tokens)
 
 
-def work_ours(shape: str, model: str, prompts: str, rows: int, tokens: int) -> None:
+def config_of(shape: str, model: str, prompts: str, rows: int, tokens: int) -> "TrainConfig":
     from rlhf_pg.language.config import TrainConfig
-    from rlhf_pg.language.train import Trainer
 
     name = "ppo" if shape.startswith("ppo") else "grpo" if shape == "grpo" else "rloo"
     config = TrainConfig(
@@ -195,11 +210,53 @@ def work_ours(shape: str, model: str, prompts: str, rows: int, tokens: int) -> N
     if shape.startswith("real"):
         config.lora_rank, config.bf16 = 8, shape == "real-bf16"
         config.learner.lr = 1e-4
+    return config
+
+
+def work_ours(config: "TrainConfig") -> None:
+    from rlhf_pg.language.train import Trainer
+
     trainer = Trainer(config, reward)
     while True:
         began = wait()
         trainer.step()
-        print(f"seconds {time.perf_counter() - began}", flush=True)
+        seconds = time.perf_counter() - began
+        print(f"seconds {seconds} {json.dumps(trainer.stage_seconds)}", flush=True)
+
+
+def processes(steps: int, film: str | None) -> None:
+    """Print the median seconds of a step with one process and with two, three runs of each."""
+    print("| shape | one process, s/step | two, s/step | one / two |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        make_tiny(Path(folder))
+        for shape, model in [("rloo", folder), ("film", film)]:
+            seconds: dict[int, list[float]] = {1: [], 2: []}
+            for number in [1, 2] * 3 if model else []:
+                command = [sys.executable, __file__, "--threads", str(number), "--worker"]
+                with tempfile.TemporaryDirectory() as run:
+                    environment = dict(os.environ, OMP_NUM_THREADS="1", RUN=f"{run}/run")
+                    environment |= {"STEPS": str(steps), "PYTHONPATH": str(ROOT)}
+                    subprocess.run(
+                        [*command, "processes", shape, model],
+                        env=environment, check=True, capture_output=True,
+                    )  # fmt: skip
+                    lines = Path(run, "run", "metrics.jsonl").read_text().splitlines()
+                times = [json.loads(line)["seconds"] for line in lines]
+                steps_seconds = [b - a for a, b in itertools.pairwise(times)]
+                seconds[number].append(statistics.median(steps_seconds))
+            if model:
+                one, two = (statistics.median(seconds[n]) for n in (1, 2))
+                print(f"| {shape} | {one:.3f} | {two:.3f} | {one / two:.2f} |", flush=True)
+
+
+def work_processes(shape: str, model: str, number: int) -> None:
+    from rlhf_pg.language.train import train
+
+    prompts, tokens = (f"{model}/prompts.jsonl", 32) if shape in S else ("film-notes", 48)
+    config = config_of(shape, model, prompts, 64, tokens)
+    config.processes, config.output = number, os.environ["RUN"]
+    config.iterations = int(os.environ["STEPS"])
+    train(config)
 
 
 def growth(steps: int) -> None:

@@ -50,7 +50,10 @@ def test_a_damaged_one_is_named_and_the_one_before_is_used(run, capsys):
 
 
 def test_without_one_that_is_said(run):
-    with pytest.raises(ValueError, match="has no checkpoints to resume from"):
+    with pytest.raises(ValueError, match="has no checkpoints to resume from$"):
+        newest(run)
+    (run / "policy").mkdir()
+    with pytest.raises(ValueError, match="to resume from: it is finished"):
         newest(run)
 
 

@@ -1,5 +1,6 @@
 """The command line: help at once, presets and overrides, and one clear line for every error."""
 
+import os
 import re
 import subprocess
 import sys
@@ -82,6 +83,17 @@ def test_help_answers_at_once_and_imports_nothing_heavy():
     code, heavy, seconds = done.stdout.splitlines()[-1].split(";")
     assert (code, heavy) == ("0", "[]") and float(seconds) < 0.5 and not done.stderr
     assert all(f"  {name} " in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["study", "examples", "gae"]])
+def test_a_reader_that_ends_early_ends_the_command_quietly(words):
+    """As in `rlhf-pg --help | head -1`; the second command prints by rich."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    line = [sys.executable, "-m", "rlhf_pg.cli", *words]
+    done = subprocess.run(line, stdout=write_end, stderr=subprocess.PIPE)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_no_argument_is_help(capsys):

@@ -105,14 +105,19 @@ def test_every_link_leads_somewhere():
     assert "](docs/learn.md)" in (ROOT / "README.md").read_text(encoding="utf-8")[:3000]
 
 
-def test_mathematics_is_closed():
+def test_mathematics_is_in_githubs_syntax():
+    r"""Inline between $` and `$: between plain dollars, Markdown reads \, and | and _ first."""
     outside = re.sub(r"^```.*?^```", "", TEXT, flags=re.DOTALL | re.M)
-    outside = re.sub(r"`[^`\n]*`", "", outside)
-    for paragraph in outside.split("\n\n"):
-        assert paragraph.count("$") % 2 == 0, paragraph
-    for language, block in BLOCKS:
-        if language == "math":
-            assert block.count("{") == block.count("}") and "$" not in block
+    inline = re.findall(r"(?<![\w`$])\$`([^`$\n]+)`\$(?![\w`$])", outside)
+    assert len(inline) > 100 and outside.count("$") == 2 * len(inline)
+    displayed = [block for language, block in BLOCKS if language == "math"]
+    assert len(displayed) > 15 and not any("$" in block for _, block in BLOCKS)
+    for formula in inline + displayed:
+        depth = 0
+        for sign in re.sub(r"\\[{}]", "", formula):
+            depth += (sign == "{") - (sign == "}")
+            assert depth >= 0, formula
+        assert depth == 0, formula
 
 
 # Numbers

@@ -54,6 +54,11 @@ RUNS = {
         "--checkpoint_every 1".split(),
         2,
     ),
+    "control-tuple": (  # observations of several parts
+        "control --env Blackjack-v1 --total_steps 1500 --eval_interval 600 --eval_episodes 2 "
+        "--environments 4 --checkpoint_every 1".split(),
+        2,
+    ),
     "control-episodes": (
         "control --algorithm reinforce --total_steps 2000 --eval_episodes 2 --entropy_temperature "
         "0.1 --target_entropy 0.4 --checkpoint_every 1".split(),

@@ -283,7 +283,9 @@ gymnasium.register("Evil-v0", entry_point=Drawn, max_episode_steps=9)
 )
 
 
-@pytest.mark.parametrize("command", ["watch {} --max_frames 9", "inspect {}", "resume {}"])
+@pytest.mark.parametrize(
+    "command", ["watch {} --max_frames 9", "inspect {}", "evaluate {}", "resume {}"]
+)
 @pytest.mark.parametrize("option", ["env", "env_options"])
 def test_an_environment_module_is_not_imported_without_trust(
     tmp_path, command, option, monkeypatch, capsys

@@ -8,8 +8,10 @@ The step that only resets is not a transition: it is masked out.
 import difflib
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -17,8 +19,13 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from reward_models.loading import code_file, current_folder_importable
+from rlhf_pg.control.action_log import ActionLog
 from rlhf_pg.control.policy import ActorCritic, encode
 from rlhf_pg.core.rollout import Rollout
+from rlhf_pg.progress import console, plain
+
+LIMIT_OPTION = "--env_options.max_episode_steps 1000"
 
 
 def own_threshold(env: str) -> float | None:
@@ -26,38 +33,68 @@ def own_threshold(env: str) -> float | None:
     return gymnasium.spec(env.rpartition(":")[2]).reward_threshold
 
 
-def make_environments(name: str, count: int, options: dict[str, Any] | None = None) -> VectorEnv:
+def time_limit(env: str, options: Mapping[str, Any]) -> int | None:
+    """Steps after which an environment that was made before truncates an episode; None: never."""
+    own = gymnasium.spec(env.rpartition(":")[2]).max_episode_steps
+    limit: int | None = options.get("max_episode_steps") or own
+    return limit if limit and limit > 0 else None  # -1 takes the limit away
+
+
+def introduce(env: str, options: Mapping[str, Any]) -> None:
+    """Make an environment for the first time. Print which file its code is loaded from, and that it
+    has no time limit if it has none. Raises ValueError as `make_environments`."""
+    file = Path(code_file(env)) if ":" in env else None
+    if file and file.is_file():
+        console.print(plain(f"loading code: {env} from {file}"), markup=False)
+    make_environments(env, 1, options).close()
+    if time_limit(env, options) is None:
+        text = f"{env} has no time limit; if an episode may never end, set one: {LIMIT_OPTION}"
+        console.print(f"note: {text}", markup=False)
+
+
+def make_environments(name: str, count: int, options: Mapping[str, Any] | None = None) -> VectorEnv:
     """`count` copies of a Gymnasium id, by its own vector version if it has one.
 
     `options` are the environment's keyword arguments. All copies reset on the step after an end,
     which ignores its action: the one mode that every Gymnasium vector environment supports. Raises
-    ValueError for an unknown id (naming the nearest one), an option that the environment does not
-    take, an environment that resets otherwise, or one whose module or constructor raises.
+    ValueError as `making`, or for an environment that resets otherwise.
     """
     if count < 1:
         raise ValueError(f"environments must be at least 1, not {count}")
-    try:
-        with warnings.catch_warnings():
-            # Gymnasium warns that an id is out of date; which one to use is the caller's choice.
-            warnings.simplefilter("ignore")
-            environments = gymnasium.make_vec(name, num_envs=count, **(options or {}))
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise ValueError(f"environment {name}: {error}") from error
-    except gymnasium.error.Error as error:
-        near = difflib.get_close_matches(name, gymnasium.registry, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no Gymnasium environment {name!r}{hint} ({error})") from error
-    except (Exception, SystemExit) as error:  # of the environment's own code
-        if isinstance(error, TypeError) and options:
-            raise ValueError(f"environment {name} does not take {options}: {error}") from error
-        raise _failed(name, error) from error
+    with making(name, options):
+        environments = gymnasium.make_vec(name, num_envs=count, **(options or {}))
     mode = environments.metadata.get("autoreset_mode")
     if mode != AutoresetMode.NEXT_STEP:
         raise ValueError(f"environment {name} resets by {mode}; only NEXT_STEP is supported")
     return environments
 
 
-def _failed(name: str, error: BaseException) -> ValueError:
+@contextmanager
+def making(name: str, options: Mapping[str, Any] | None) -> Iterator[None]:
+    """Make an environment within the block: "module:Id" is also found in the current folder.
+
+    Raises ValueError for an unknown id (naming the nearest one), an option that the environment
+    does not take, or an environment whose module or constructor raises.
+    """
+    try:
+        with current_folder_importable(), warnings.catch_warnings():
+            # Gymnasium warns that an id is out of date; which one to use is the caller's choice.
+            warnings.simplefilter("ignore")
+            yield
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise ValueError(f"environment {name}: {error}") from error
+    except gymnasium.error.Error as error:
+        module, colon, own = name.rpartition(":")
+        near = difflib.get_close_matches(own, gymnasium.registry, n=1)
+        hint = f"; did you mean {module + colon + near[0]!r}?" if near else ""
+        raise ValueError(f"no Gymnasium environment {name!r}{hint} ({error})") from error
+    except (Exception, SystemExit) as error:  # of the environment's own code
+        if isinstance(error, TypeError) and options:
+            raise ValueError(f"environment {name} does not take {options}: {error}") from error
+        raise failed(name, error) from error
+
+
+def failed(name: str, error: BaseException) -> ValueError:
     """An error of an environment's own code as one line, with the place that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if "site-packages" not in f.filename and f.filename[0] != "<"]
@@ -102,18 +139,17 @@ class Collector:
         self.scores = np.zeros(environments.num_envs)  # of the open episodes, so far
         self.lengths = np.zeros(environments.num_envs, dtype=int)
         self.finished: list[Episode] = []  # since `episode_metrics`
-        # What was done to the environments: it reproduces their state, which cannot be stored.
-        self.resets: list[tuple[int, int | None]] = []  # (steps before it, seed)
-        self.history: list[np.ndarray] = []  # the actions of every step
+        self.log: ActionLog | None = None  # of a run that may be resumed
         self.restart(seed)
 
     def restart(self, seed: int | None = None) -> None:
         """Begin a new episode in every environment."""
-        self.resets.append((len(self.history), seed))
+        if self.log:
+            self.log.restart()
         try:
             observations, _ = self.environments.reset(seed=seed)
         except (Exception, SystemExit) as error:
-            raise _failed(self._name(), error) from error
+            raise failed(self._name(), error) from error
         self.observations = self._encode(observations)  # (N, size)
         self.resetting = np.zeros(self.environments.num_envs, dtype=bool)
         self.scores[:], self.lengths[:] = 0, 0
@@ -164,8 +200,8 @@ class Collector:
                     break
             if len(steps) >= self.LONGEST:
                 raise ValueError(
-                    f"an episode did not end within {self.LONGEST} steps; give the environment "
-                    "a time limit, or set --rollout_steps to learn from segments"
+                    f"an episode of {self._name()} did not end within {self.LONGEST:,} steps: set "
+                    f"a time limit, {LIMIT_OPTION}"
                 )
         return steps
 
@@ -175,11 +211,12 @@ class Collector:
         for row in noise:
             actions = act(self.observations, row)
             performed = to_environment(actions)
-            self.history.append(np.array(performed))
+            if self.log:
+                self.log.step(actions)
             try:
                 observations, rewards, terminated, truncated, _ = self.environments.step(performed)
             except (Exception, SystemExit) as error:
-                raise _failed(self._name(), error) from error
+                raise failed(self._name(), error) from error
             ended = terminated | truncated
             before, real = self.observations, ~self.resetting
             self.observations, self.resetting = self._encode(observations), ended
@@ -229,11 +266,21 @@ class Collector:
         self.scores += (rewards * later).sum(1, dtype=float)
         self.lengths += (mask & later).sum(1)
 
+    def keep_log(self, path: Path) -> None:
+        """Write everything that is done to the environments from now on to a file."""
+        self.log = ActionLog(path, self.policy.distribution.stored, self.environments.num_envs)
+
+    def close(self) -> None:
+        """Release the environments and the log."""
+        self.environments.close()
+        if self.log:
+            self.log.close()
+
     def state_dict(self) -> dict[str, Any]:
-        """What reproduces the collector and its environments: all resets and actions so far."""
+        """What reproduces the collector and, together with the log, its environments."""
+        assert self.log is not None
         return {
-            "resets": self.resets,
-            "actions": torch.from_numpy(np.stack(self.history)) if self.history else None,
+            "log": self.log.flush(),
             "observations": torch.from_numpy(self.observations),
             "resetting": torch.from_numpy(self.resetting),
             "scores": torch.from_numpy(self.scores),
@@ -243,25 +290,26 @@ class Collector:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Repeat all resets and actions in new environments.
+        """Repeat what the log holds, in environments that only had their first reset.
 
         Raises ValueError if the environments do not end in the same state: then they are not
         deterministic, and a run cannot be resumed.
         """
-        actions = [] if state["actions"] is None else list(state["actions"].numpy())
-        resets = {int(at): seed for at, seed in state["resets"]}
-        for at in range(len(actions) + 1):
-            if at in resets:
-                observations = self.environments.reset(seed=resets[at])[0]
-            if at < len(actions):
-                observations = self.environments.step(actions[at])[0]
-        if not np.array_equal(self._encode(observations), state["observations"].numpy()):
+        assert self.log is not None
+        last = self.observations
+        for actions in self.log.read(state.get("log", -1)):
+            if actions is None:
+                observations, _ = self.environments.reset()
+            else:
+                whole = actions.astype(np.int64) if actions.dtype == np.uint8 else actions
+                performed = self.policy.distribution.to_environment(whole)
+                observations = self.environments.step(performed)[0]
+            last = self._encode(observations)
+        if not np.array_equal(last, state["observations"].numpy()):
             raise ValueError(
                 "the environments did not repeat their steps: they are not deterministic given "
                 "their seed, so the run cannot be resumed"
             )
-        self.resets = [(int(at), seed) for at, seed in state["resets"]]
-        self.history = actions
         self.observations = state["observations"].numpy().copy()
         self.resetting = state["resetting"].numpy().copy()
         self.scores = state["scores"].numpy().copy()
@@ -278,5 +326,5 @@ class Collector:
         spec = self.environments.spec
         return spec.id if spec else type(self.environments).__name__
 
-    def _encode(self, observations: np.ndarray) -> np.ndarray:
+    def _encode(self, observations: Any) -> np.ndarray:
         return encode(self.environments.single_observation_space, observations)

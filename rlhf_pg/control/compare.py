@@ -12,10 +12,10 @@ import torch
 from rich.table import Table
 
 from rlhf_pg import chart
-from rlhf_pg.control.collect import make_environments, own_threshold
+from rlhf_pg.control.collect import introduce, own_threshold
 from rlhf_pg.control.config import CompareConfig, preset, tuned
 from rlhf_pg.control.policy import ActorCritic
-from rlhf_pg.control.train import Outcome, RunState, Trainer, learn
+from rlhf_pg.control.train import Outcome, RunState, Trainer, learn, run_name
 from rlhf_pg.core import gradients
 from rlhf_pg.core.algorithms import LearnerConfig
 from rlhf_pg.core.rollout import Rollout
@@ -51,12 +51,12 @@ def compare(config: CompareConfig) -> list[Row]:
         raise ValueError("algorithms: compare needs at least one")
     if config.gradient_batches == 1:
         raise ValueError("gradient_batches must be at least 2, or 0 to measure no gradients")
-    make_environments(config.env, 1).close()
+    introduce(config.env, config.env_options)
     if config.threshold is None:
         config = replace(config, threshold=own_threshold(config.env))
     for name in config.algorithms:
         preset(name, config.env).check()
-    run = Run.create(config.output, f"compare-{config.env}".replace("/", "-"), config)
+    run = Run.create(config.output, run_name("compare", config.env), config)
     outcomes: dict[str, list[Outcome]] = {name: [] for name in config.algorithms}
     runs = len(config.algorithms) * config.seeds
     with discarded_if_empty(run), Progress(runs, f"compare on {config.env}") as progress:
@@ -86,6 +86,7 @@ def _outcomes(config: CompareConfig) -> Iterator[tuple[str, Outcome]]:
         for name in config.algorithms:
             one = tuned(
                 preset(name, config.env),
+                env_options=config.env_options,
                 seed=seed,
                 total_steps=config.total_steps,
                 threshold=config.threshold,
@@ -122,7 +123,11 @@ def gradient_noise(
 
 def measure_gradients(config: CompareConfig, rows: list[Row]) -> None:
     """Fill in each row's gradient noise, all at one policy, from the same whole episodes."""
-    probe_config = tuned(preset("a2c", config.env), environments=EPISODES_PER_GRADIENT)
+    probe_config = tuned(
+        preset("a2c", config.env),
+        env_options=config.env_options,
+        environments=EPISODES_PER_GRADIENT,
+    )
     probe = Trainer(probe_config)
     while probe.steps < config.probe_steps:
         probe.step()

@@ -47,9 +47,9 @@ class ControlConfig(Options):
     """One training run on a Gymnasium environment."""
 
     env: str = "CartPole-v1"
-    """Gymnasium id; "module:Id-v0" imports the module first."""
+    """Gymnasium id; "module:Id-v0" imports the module first, which may be in the current folder."""
     env_options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the environment."""
+    """Keyword arguments of the environment, as in --env_options.max_episode_steps 1000."""
     algorithm: str = "ppo"
     """reinforce, reinforce-baseline, actor-critic, a2c, ppo, a3c (a2c in worker processes), rloo or
     grpo (which compare the episodes of one rollout)."""
@@ -125,7 +125,9 @@ class CompareConfig(Options):
     """Several algorithms on one environment, each with its preset, over several seeds."""
 
     env: str = "CartPole-v1"
-    """Gymnasium id."""
+    """Gymnasium id, as in `rlhf-pg control`."""
+    env_options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment, as in --env_options.max_episode_steps 1000."""
     algorithms: list[str] = field(
         default_factory=lambda: ["reinforce", "reinforce-baseline", "actor-critic", "a2c", "ppo"]
     )
@@ -154,7 +156,7 @@ class WatchConfig(Options):
     """Record a trained agent as an animated GIF."""
 
     run: str = "runs/CartPole-v1-ppo"
-    """Folder of a control run."""
+    """Folder of a control run, or best/ in one."""
     episodes: int = option(1, at_least=1)
     """Episodes, usually 1 to 5."""
     seed: int = option(0, at_least=0)
@@ -233,6 +235,13 @@ def tuned(config: ControlConfig, **values: Any) -> ControlConfig:
         own = {name: values.pop(name) for name in list(values) if name in names}
         config = replace(config, **{part: replace(getattr(config, part), **own)})
     return replace(config, **values)
+
+
+def control_run(path: str | Path) -> Path | None:
+    """The control run that a folder is or is inside of (RUN/best); None if there is none."""
+    here = Path(path)
+    found = (run for run in (here, *here.parents[:3]) if {"env", "greedy"} <= set(options_of(run)))
+    return next(found, None)
 
 
 def read_config(run: Path, trust: bool = False) -> ControlConfig:

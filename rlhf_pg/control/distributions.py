@@ -34,6 +34,9 @@ class Categorical(nn.Module):
             raise ValueError(f"a MultiDiscrete of shape {choices.shape} is not flat; flatten it")
         self.sizes, self.start = [int(n) for n in choices], space.start
         self.size = sum(self.sizes)
+        number = np.uint8 if max(self.sizes) <= 256 else np.int64
+        # The type of one action, to store many.
+        self.stored = np.dtype((number, () if self.single else (len(self.sizes),)))
 
     def noise(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         """Gumbel noise, (*shape, size)."""
@@ -76,6 +79,7 @@ class Gaussian(nn.Module):
         self.dimensions = math.prod(space.shape)
         self.state_dependent, self.initial_log_std = state_dependent, log_std
         self.size = self.dimensions * (2 if state_dependent else 1)
+        self.stored = np.dtype((np.float32, (self.dimensions,)))  # one action's type, unclipped
         if not state_dependent:
             self.log_std = nn.Parameter(torch.full((self.dimensions,), log_std))
 

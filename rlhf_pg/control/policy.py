@@ -15,32 +15,58 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from reward_models.pretrained import one_thread_if_small
+from rlhf_pg.checkpoint import checkpoint_folders
 from rlhf_pg.control.config import ControlConfig, PolicyConfig
 from rlhf_pg.control.distributions import distribution_for
 from rlhf_pg.control.normalise import Moments
 from rlhf_pg.core.options import made_from
 from rlhf_pg.core.rollout import Evaluation, Rollout
 from rlhf_pg.memory import check_fits
+from rlhf_pg.progress import console
 from rlhf_pg.reading import FLAG, read_json
 
 
 def observation_size(space: spaces.Space) -> int:
-    """Length of the vector of an observation; ValueError unless the space is Box or Discrete."""
-    if isinstance(space, spaces.Box):
-        return int(np.prod(space.shape))
-    if isinstance(space, spaces.Discrete):
-        return int(space.n)
+    """Length of the vector that `encode` makes of an observation.
+
+    Raises ValueError for images, and for a space (Text, Graph, ...) that has no such vector.
+    """
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts = space.values() if isinstance(space, spaces.Dict) else space
+        return sum(observation_size(part) for part in parts)
+    if isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) > 1:
+        raise ValueError(
+            f"observations {space} are images, which the networks here do not read: let the "
+            "environment give a vector of features, or flatten the pixels on purpose with "
+            "gymnasium.wrappers.FlattenObservation (and --policy.normalise)"
+        )
+    if isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        return spaces.flatdim(space)
     raise ValueError(
-        f"observation space {space} is not supported; wrap the environment so that it gives "
-        "Box or Discrete observations"
+        f"observation space {space} is not supported; wrap the environment so that it gives Box, "
+        "Discrete, MultiDiscrete or MultiBinary observations, or a Dict or Tuple of these"
     )
 
 
-def encode(space: spaces.Space, observations: np.ndarray) -> np.ndarray:
-    """Observations of N environments as float32 vectors (N, size), one-hot if Discrete."""
+def encode(space: spaces.Space, observations: Any) -> np.ndarray:
+    """Observations of N environments, as their vector environment gives them, as float32 (N, size).
+
+    Each row is that of `gymnasium.spaces.flatten`: Discrete and MultiDiscrete are one-hot, the
+    parts of a Dict or Tuple stand one after another in the space's order.
+    """
+    if isinstance(space, spaces.Dict):
+        return np.concatenate([encode(part, observations[k]) for k, part in space.items()], 1)
+    if isinstance(space, spaces.Tuple):
+        pairs = zip(space, observations, strict=True)
+        return np.concatenate([encode(part, one) for part, one in pairs], 1)
     if isinstance(space, spaces.Discrete):
         return np.eye(int(space.n), dtype=np.float32)[observations - space.start]
-    return observations.reshape(len(observations), -1).astype(np.float32, copy=False)
+    rows = observations.reshape(len(observations), -1)
+    if isinstance(space, spaces.MultiDiscrete):
+        choices = zip(space.nvec.flat, (rows - space.start.reshape(-1)).T, strict=True)
+        return np.concatenate([np.eye(n, dtype=np.float32)[chosen] for n, chosen in choices], 1)
+    return rows.astype(np.float32, copy=False)
 
 
 def network(
@@ -161,8 +187,11 @@ class ActorCritic(nn.Module):
 
 def make_policy(config: ControlConfig, environments: VectorEnv) -> ActorCritic:
     """A new policy for these environments, with a critic if the baseline is one."""
-    sizes = [1, *config.policy.hidden, 1]
+    sizes = [observation_size(environments.single_observation_space), *config.policy.hidden, 1]
     parameters = sum(a * b for a, b in pairwise(sizes))
+    # Before the weights are made: the last digits of an orthogonal matrix depend on the number of
+    # threads, and the first run of a process would differ from the same run after another one.
+    one_thread_if_small(parameters)
     check_fits(16 * parameters, "training this network with Adam", "--policy.hidden")
     return ActorCritic(
         environments.single_observation_space,
@@ -175,10 +204,24 @@ def make_policy(config: ControlConfig, environments: VectorEnv) -> ActorCritic:
 
 def save_policy(policy: ActorCritic, folder: Path, about: dict[str, Any]) -> None:
     """Write policy.safetensors (parameters and running moments) and config.json into a folder."""
+    folder.mkdir(exist_ok=True)
     state = {name: tensor.contiguous() for name, tensor in policy.state_dict().items()}
     save_file(state, folder / "policy.safetensors")
     described = {**about, "policy": asdict(policy.config), "critic": policy.critic is not None}
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+
+
+def policy_folder(path: Path) -> Path:
+    """The folder of the policy that a run, or best/ in one, holds: of an unfinished run, the newest
+    checkpoint's. Raises ValueError if there is none."""
+    found = [path, path / "policy", *(folder / "policy" for folder in checkpoint_folders(path))]
+    for at, folder in enumerate(found):
+        if (folder / "policy.safetensors").is_file():
+            if at > 1:
+                text = f"{path} is unfinished: using iteration {int(folder.parent.name)}"
+                console.print(text, markup=False)
+            return folder
+    raise ValueError(f"{path} holds no control policy: it is unfinished, and has no checkpoint yet")
 
 
 def load_policy(folder: Path, observations: spaces.Space, actions: spaces.Space) -> ActorCritic:

@@ -5,11 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import torch
 from torch import Tensor
 
-from rlhf_pg.control.collect import Collector, make_environments
+from rlhf_pg.control.collect import Collector, make_environments, time_limit
 from rlhf_pg.control.config import ControlConfig
 from rlhf_pg.control.distributions import Categorical
 from rlhf_pg.control.entropy import Temperature
@@ -105,8 +104,7 @@ def _record(
         "delta": td_errors(one.rewards, one.values, one.next_values, learner.gamma),
         "advantage": advantages[row : row + 1],
     }
-    name = config.env.rpartition(":")[2]  # without a module, which has been imported by now
-    limit = config.env_options.get("max_episode_steps", gymnasium.spec(name).max_episode_steps)
+    limit = time_limit(config.env, config.env_options)
     terminated = limit is None or length < limit
     names = [_name(config.env, policy, action) for action in one.actions[0, :length]]
     likeliest = _likeliest(config.env, policy, one, length)

@@ -5,6 +5,7 @@ folder. In order: collect.py (environments to a `Rollout`), normalise.py and ent
 core/learner.py (the update), policy.py (what is updated).
 """
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from reward_models.pretrained import limit_threads
 from reward_models.state import random_state, set_random_state
 from rlhf_pg import chart
 from rlhf_pg.checkpoint import Checkpoints, newest, warn_of_other_versions
 from rlhf_pg.collapse import CollapseMonitor
 from rlhf_pg.control.a3c import AsynchronousTrainer
-from rlhf_pg.control.collect import Collector, make_environments, own_threshold
+from rlhf_pg.control.collect import Collector, introduce, make_environments, own_threshold
 from rlhf_pg.control.config import ControlConfig, read_config
 from rlhf_pg.control.entropy import Temperature
 from rlhf_pg.control.normalise import RewardScale
@@ -27,9 +27,10 @@ from rlhf_pg.control.policy import ActorCritic, make_policy, save_policy
 from rlhf_pg.core.learner import Learner
 from rlhf_pg.memory import check_fits
 from rlhf_pg.progress import Progress, command, console
-from rlhf_pg.runs import Run, discarded_if_empty, read_jsonl
+from rlhf_pg.runs import Run, discarded_if_empty
 
 EVALUATION_SEED = 500_009  # added to the run's seed
+DRAWN = ("steps", "score", "entropy", "eval_score")  # metrics in curve.svg
 WORKER_SEED = 1_000_003  # times the worker's rank, added to the run's seed
 
 
@@ -69,7 +70,7 @@ class Trainer:
 
     def close(self) -> None:
         """Release the environments."""
-        self.collector.environments.close()
+        self.collector.close()
 
     def step(self) -> dict[str, float]:
         """One iteration: one rollout and one update. Returns its metrics."""
@@ -166,7 +167,6 @@ class RunState:
         asynchronous = config.algorithm == "a3c"
         self.trainer = AsynchronousTrainer(config, Trainer) if asynchronous else Trainer(config)
         policy = self.trainer.policy
-        limit_threads(policy)
         # One episode in each environment, and environments that training never uses.
         environments = make_environments(config.env, config.eval_episodes, config.env_options)
         seed = config.seed + EVALUATION_SEED
@@ -178,14 +178,21 @@ class RunState:
         self.iteration = 0
         self.next_evaluation = config.eval_interval  # in environment steps
         self.solved = False  # whether an evaluation passed the threshold
+        self.best: float | None = None  # greatest eval_score so far
 
     def evaluate(self) -> np.ndarray:
         """Undiscounted scores (eval_episodes,) of new episodes."""
         self.trainer.pause()
         return self.evaluation.play()
 
+    def keep_logs(self, run: Path) -> None:
+        """Log what is done to the environments in a run's folder (`Collector.keep_log`)."""
+        if isinstance(self.trainer, Trainer):
+            self.trainer.collector.keep_log(run / "training.actions")
+        self.evaluation.keep_log(run / "evaluation.actions")
+
     def state_dict(self) -> dict[str, Any]:
-        """All that the next iterations depend on."""
+        """All that the next iterations depend on, together with the logs."""
         return {
             "command": "control",
             "iteration": self.iteration,
@@ -194,6 +201,7 @@ class RunState:
             "collapse": self.collapse.state_dict(),
             "next_evaluation": self.next_evaluation,
             "solved": self.solved,
+            "best": self.best,
             "random": random_state(),
         }
 
@@ -204,7 +212,7 @@ class RunState:
         self.evaluation.load_state_dict(state["evaluation"])
         self.collapse.load_state_dict(state["collapse"])
         self.iteration, self.solved = state["iteration"], state["solved"]
-        self.next_evaluation = state["next_evaluation"]
+        self.next_evaluation, self.best = state["next_evaluation"], state["best"]
         set_random_state(state["random"])
 
     @property
@@ -214,7 +222,7 @@ class RunState:
 
     def close(self) -> None:
         """Release the environments, and stop a3c's workers."""
-        self.evaluation.environments.close()
+        self.evaluation.close()
         self.trainer.close()
 
 
@@ -227,7 +235,8 @@ class Outcome:
     steps: int
     seconds: float  # of training, evaluation left out
     solved: bool  # whether it stopped at the threshold
-    lines: list[dict[str, float]]  # the logged metrics of each iteration
+    # The metrics of each iteration; of a run with a folder, those that the curve shows.
+    lines: list[dict[str, float]]
     path: Path | None = None  # the run's folder, if it has one
 
     def evaluations(self) -> dict[str, list[float]]:
@@ -256,18 +265,29 @@ def train(config: ControlConfig, resume: Path | None = None, until: int | None =
     Raises ValueError for bad options, before anything is written, and FloatingPointError if
     training diverged.
     """
+    introduce(config.env, config.env_options)
     state = RunState(config)
     if config.threshold is None:
         config = state.config = replace(config, threshold=own_threshold(config.env))
     title = f"{config.algorithm} on {config.env}"
     if resume is not None:
         saved = newest(resume)
-        state.load_state_dict(saved)
         run = Run.resume(resume, saved["run"])
+        state.keep_logs(run.path)
+        try:
+            state.load_state_dict(saved)
+        except BaseException:
+            state.close()
+            raise
     else:
-        name = f"{config.env}-{config.algorithm}".replace("/", "-").replace(":", "-")
-        run = Run.create(config.output, name, config)
+        run = Run.create(config.output, run_name(config.env, config.algorithm), config)
+        state.keep_logs(run.path)
     checkpoints = Checkpoints(run.path, config.checkpoint_every, until)
+    about = {"env": config.env, "env_options": config.env_options, "algorithm": config.algorithm}
+
+    def save(folder: Path, **more: float) -> None:
+        save_policy(state.trainer.policy, folder, {**about, **more})
+
     with checkpoints, discarded_if_empty(run), Progress(config.total_steps, title) as progress:
 
         def log(metrics: dict[str, float]) -> None:
@@ -277,6 +297,11 @@ def train(config: ControlConfig, resume: Path | None = None, until: int | None =
                     metrics["entropy_collapsed"] = 1.0
                     progress.say(f"warning: {warning}")
             run.log(state.iteration, metrics)
+            score = metrics.get("eval_score")
+            if score is not None and (state.best is None or score > state.best):
+                state.best = score
+                with run.saved("best") as folder:
+                    save(folder, iteration=state.iteration, score=float(score))
             shown = ("score", "entropy", "eval_score")
             progress.update(
                 min(int(metrics["steps"]), config.total_steps),
@@ -286,18 +311,33 @@ def train(config: ControlConfig, resume: Path | None = None, until: int | None =
         def after() -> None:
             last = state.iteration + (not state.done)
             checkpoints.after(
-                state.iteration, last, lambda: state.state_dict() | {"run": run.state_dict()}
+                state.iteration,
+                last,
+                lambda: state.state_dict() | {"run": run.state_dict()},
+                lambda folder: save(folder, iteration=state.iteration),
             )
 
         outcome = learn(state, log, after)
     outcome.path = run.path
-    outcome.lines = read_jsonl(run.path / "metrics.jsonl")  # those before a resume, too
-    about = {"env": config.env, "env_options": config.env_options, "algorithm": config.algorithm}
+    outcome.lines = drawn_metrics(run.path / "metrics.jsonl")  # those before a resume, too
     with run.saved("policy") as folder:
-        save_policy(state.trainer.policy, folder, {**about, "score": outcome.score})
+        save(folder, score=outcome.score)
     (run.path / "curve.svg").write_text(learning_curve(outcome, title, config.threshold))
     print_outcome(config, outcome)
     return outcome
+
+
+def drawn_metrics(path: Path) -> list[dict[str, float]]:
+    """What `learning_curve` draws of every line of metrics.jsonl; a long run's whole lines would
+    take many times the memory of the run."""
+    with open(path, encoding="utf-8") as file:
+        lines = map(json.loads, file)
+        return [{key: line[key] for key in DRAWN if key in line} for line in lines]
+
+
+def run_name(*parts: str) -> str:
+    """The name of a run's folder, from an environment's id and others."""
+    return "-".join(parts).replace("/", "-").replace(":", "-")
 
 
 def resume(run: Path, until: int | None = None) -> Outcome:

@@ -1,23 +1,23 @@
 """A trained agent, acting on one observation at a time, and its episodes as an animated GIF."""
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.vector.utils import concatenate, create_empty_array
 
-from rlhf_pg.control.collect import make_environments
-from rlhf_pg.control.config import ControlConfig, WatchConfig, read_config
-from rlhf_pg.control.policy import ActorCritic, encode, load_policy
+from rlhf_pg.control.collect import make_environments, making
+from rlhf_pg.control.config import ControlConfig, WatchConfig, control_run, read_config
+from rlhf_pg.control.policy import ActorCritic, encode, load_policy, policy_folder
 from rlhf_pg.progress import console
 
 MAX_RATE = 25  # frames per second, more than which most viewers do not play
 
 
 class Agent:
-    """The policy of a finished run: observations in, actions out."""
+    """The policy of a run: observations in, actions out."""
 
     def __init__(
         self, policy: ActorCritic, config: ControlConfig, space: gymnasium.Space, seed: int = 0
@@ -28,20 +28,21 @@ class Agent:
 
     @classmethod
     def load(cls, run: str | Path, seed: int = 0, trust: bool = False) -> "Agent":
-        """The agent of a run's folder; raises ValueError as `read_config` does.
+        """The agent of a run's folder, or of best/ in it; raises ValueError as `read_config` does.
 
         `seed` is that of the sampled actions.
         """
-        config = read_config(Path(run), trust)
+        config = read_config(control_run(run) or Path(run), trust)
         environments = make_environments(config.env, 1, config.env_options)
         environments.close()
         space = environments.single_observation_space
-        policy = load_policy(Path(run) / "policy", space, environments.single_action_space)
+        policy = load_policy(policy_folder(Path(run)), space, environments.single_action_space)
         return cls(policy, config, space, seed)
 
     def act(self, observation: Any, greedy: bool = False) -> Any:
         """An action for one observation, as `env.step` takes it; the likeliest one if `greedy`."""
-        states = encode(self.space, np.asarray(observation)[None])
+        batch: Any = create_empty_array(self.space)
+        states = encode(self.space, concatenate(self.space, [observation], batch))
         noise = self.policy.distribution.noise((1,), self.rng) * (not greedy)
         return self.policy.distribution.to_environment(self.sample(states, noise))[0]
 
@@ -86,10 +87,9 @@ def _play(config: WatchConfig, agent: Agent) -> tuple[list[np.ndarray], list[flo
     """Frames, each episode's score (the last one may be unfinished), and frames per second."""
     env, options = agent.config.env, agent.config.env_options
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures need no window
-    with warnings.catch_warnings():
-        # Gymnasium warns of a missing render mode, which is an error below.
-        warnings.simplefilter("ignore")
-        environment = gymnasium.make(env, render_mode="rgb_array", **options)
+    options = {"render_mode": "rgb_array", **options}
+    with making(env, options):  # Gymnasium's warning of a missing render mode is an error below
+        environment = gymnasium.make(env, **options)
     modes = environment.metadata.get("render_modes", [])
     if "rgb_array" not in modes:
         raise ValueError(f"{env} renders no images; its render modes are {modes}")

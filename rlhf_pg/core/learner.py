@@ -59,6 +59,7 @@ class Learner:
         ):
             raise ValueError("clip_high, dual_clip, clip_weights and ratio need a clip: set it too")
         self.policy, self.config, self.accelerator = policy, config, accelerator
+        self.micro_rows = config.micro_rows  # who knows the rows' size may lower it before a step
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
         self.optimizer = optimizer or adam(self.parameters, config)
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -129,7 +130,7 @@ class Learner:
 
         No step and no metrics if no process has a real step.
         """
-        size = self.config.micro_rows or len(rollout)
+        size = self.micro_rows or len(rollout)
         whole = {
             reduction: self._reduce(losses.denominator(rollout.mask, reduction))
             for reduction in (self.config.reduction, "token")

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from reward_models.preference import TINY
@@ -49,7 +50,7 @@ def first_rollout(metrics: Mapping[str, float], config: TrainConfig, parameters:
     ends = f"{metrics['length']:.1f} of at most {limit} tokens, EOS rate {metrics['eos_rate']:.2f}"
     if "entropy" in metrics:
         ends += f", entropy {metrics['entropy']:.2f} nats per token"
-    warnings = _learning_rate(config, parameters)
+    warnings = _learning_rate(config, parameters) + _precision(config)
     if "score" not in metrics:
         return [f"first rollout: no scores; {ends}", *warnings]
     std = spread(metrics)
@@ -97,6 +98,14 @@ def _learning_rate(config: TrainConfig, parameters: int) -> list[str]:
         f"warning: learner.lr {lr:g} suits tiny models and LoRA; for all weights of a model of "
         f"{parameters / 1e6:.0f} million parameters set --learner.lr 1e-5, or --lora_rank 8"
     ]
+
+
+def _precision(config: TrainConfig) -> list[str]:
+    """A warning if bfloat16 would be computed by a CPU that has no instructions for it."""
+    on_cpu = config.device == "cpu" or not torch.cuda.is_available()
+    if not (config.bf16 and on_cpu and torch.backends.cpu.get_cpu_capability() == "AVX2"):
+        return []
+    return ["warning: this CPU has no instructions for bfloat16: training is faster without --bf16"]
 
 
 def spread(metrics: Mapping[str, float]) -> float:

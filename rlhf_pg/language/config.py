@@ -93,7 +93,8 @@ class TrainConfig(Options):
     bf16: bool = False
     """Compute in bfloat16 where the device supports it; parameters, output layer and softmax stay
     in float32. Sampling and scoring then round differently, so log-probabilities are computed again
-    by the forward pass that trains; sampling_gap in the log is their mean difference."""
+    by the forward pass that trains; sampling_gap in the log is their mean difference. Slow on CPUs
+    without instructions for it (those that have AVX2 alone)."""
     reward_timeout: float | None = option(None, above=0)
     """End the run if scoring a rollout takes longer than this many seconds, usually 60 to 600; the
     last checkpoint stays. By default it may take any time."""
@@ -320,10 +321,10 @@ class SampleConfig(Options):
 
 @dataclass
 class EvaluateConfig(Options):
-    """Measure a policy, on prompts it was not trained on, against its initial model."""
+    """Measure a policy on prompts it was not trained on, or a control run on new episodes."""
 
     model: str = "runs/ppo"
-    """A run, a folder, or a hub name."""
+    """A run, best/ in one, a folder, or a hub name."""
     base: str | None = None
     """Model to compare with: a run, a folder or a hub name. Defaults to the run's initial model."""
     reward: str | None = None
@@ -347,8 +348,13 @@ class EvaluateConfig(Options):
     """Sampling temperature. Defaults to the run's, or 1."""
     device: Device = "auto"
     """"auto" uses a CUDA GPU if there is one, and never Apple's (MPS); "cpu" uses none."""
+    episodes: int | None = option(None, at_least=1, at_most=100_000)
+    """Only for a run of `rlhf-pg control`: episodes, usually 20 to 1,000. Defaults to the run's
+    `eval_episodes`."""
+    greedy: bool = False
+    """Only for a run of `rlhf-pg control`: take the most likely action instead of sampling."""
     seed: int = option(0, at_least=0)
-    """Random seed of sampling."""
+    """Random seed of sampling, and of the environments."""
     output: str | None = None
     """A .json file for the result. Defaults to evaluation.json in the run, if MODEL is one."""
     trust: bool = False

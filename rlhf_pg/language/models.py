@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from reward_models.files import reward_model_folder
+from reward_models.fused import fuse_layers
 from reward_models.pretrained import open_pretrained, quiet, save_vocabulary
 from rlhf_pg.checkpoint import checkpoint_folders
 from rlhf_pg.memory import check_fits
@@ -93,7 +94,9 @@ def tiny_model(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return transformers.LlamaForCausalLM(config).eval()
+    model = transformers.LlamaForCausalLM(config).eval()
+    fuse_layers(model)
+    return model
 
 
 def load(name: str) -> tuple[torch.nn.Module, Any]:

@@ -20,6 +20,7 @@ from rlhf_pg.language import models
 from rlhf_pg.language.config import Critic, TrainConfig
 from rlhf_pg.language.token_logprobs import token_logprobs
 
+ACTIVATIONS = 2**29  # bytes kept for the backward pass of one part of a minibatch
 GROUP_OVERHEAD = 256  # what one more forward pass costs, in tokens
 
 
@@ -161,6 +162,20 @@ class LanguagePolicy(nn.Module):
             place = torch.tensor(sum(groups, []), device=device).argsort()
             logprobs, entropies, values = (torch.cat(x)[place] for x in zip(*parts, strict=True))
         return Evaluation(logprobs, entropies, values if self.critic != "none" else None)
+
+    def rows_at_once(self, rollout: Rollout) -> int:
+        """Rows whose activations, kept for a backward pass, take about `ACTIVATIONS` bytes.
+
+        About 20 numbers per layer and hidden dimension are kept for each token: inputs of the
+        linear layers, queries, keys and values, norms and the feed-forward layer, 3 to 4 times as
+        wide.
+        """
+        config = self.lm.config.get_text_config()
+        trunks = 1 if self.separate_critic is None else 2
+        layers = getattr(config, "num_hidden_layers", 12)
+        numbers = 20 * config.hidden_size * layers * trunks
+        width = rollout.inputs["input_ids"].shape[1] + rollout.mask.shape[1]
+        return max(1, ACTIVATIONS // (4 * numbers * width))
 
     def _evaluate(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities, entropies and values, each (B, T), 0 beyond the longest row."""

@@ -74,7 +74,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 by_hidden.append(change @ weight)
             if ctx.needs_input_grad[1]:
                 addition = change.transpose(-1, -2) @ hidden[part]
-                by_weight = addition if by_weight is None else by_weight + addition
+                by_weight = addition if by_weight is None else by_weight.add_(addition)
             if bias is not None and ctx.needs_input_grad[2]:
                 addition = change.sum(-2)
                 by_bias = addition if by_bias is None else by_bias + addition

@@ -231,6 +231,8 @@ class Trainer:
         if "shaped_score" in metrics:  # else there is nothing to learn from
             metrics["objective"] = metrics.pop("shaped_score") - coefficient * metrics["kl"]
             with self.timed("update"):
+                if self.config.learner.micro_rows is None:
+                    self.learner.micro_rows = self.policy.rows_at_once(rollout)
                 metrics |= self.learner.update(rollout)
             self.kl.update(metrics["kl"], self.config.rows)
         self.iteration += 1

@@ -1,7 +1,8 @@
 """Options of the study commands; imports neither torch nor transformers."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from rlhf_pg.core.options import Options, check_options, option
 from rlhf_pg.language.config import PYTHON_REWARD, TrainConfig, preset, train_config
@@ -173,6 +174,8 @@ class EstimatorsConfig(Options):
     """Run of `rlhf-pg train` or `rlhf-pg control`; its final policy is measured."""
     env: str | None = None
     """Gymnasium id, instead of a run: a2c trains there for `probe_steps` first."""
+    env_options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment, as in --env_options.max_episode_steps 1000."""
     reward: str | None = None
     """Reward, as in `rlhf-pg train`. Default: the run's own."""
     rows: int = option(16, at_least=2)

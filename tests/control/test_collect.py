@@ -142,7 +142,7 @@ def test_an_episode_without_end_is_an_error(monkeypatch):
     )
     monkeypatch.setattr(Collector, "LONGEST", 50)
     try:
-        with pytest.raises(ValueError, match="rollout_steps"):
+        with pytest.raises(ValueError, match="NoLimit-v0 .* --env_options.max_episode_steps"):
             collector("NoLimit-v0", 1).episodes()
     finally:
         del gymnasium.registry["NoLimit-v0"]

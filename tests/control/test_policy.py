@@ -1,11 +1,20 @@
 """The numpy forward is torch's, and a saved policy is the one that was trained."""
 
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.vector.utils import concatenate, create_empty_array
 
 from rlhf_pg.control.config import PolicyConfig
-from rlhf_pg.control.policy import ActorCritic, encode, load_policy, numpy_stages, save_policy
+from rlhf_pg.control.policy import (
+    ActorCritic,
+    encode,
+    load_policy,
+    numpy_stages,
+    observation_size,
+    save_policy,
+)
 from rlhf_pg.core.rollout import Rollout
 
 OBSERVATIONS = spaces.Box(-1e6, 1e6, (3,))
@@ -68,3 +77,50 @@ def test_the_actors_parameters_are_those_that_log_probabilities_depend_on():
 def test_a_discrete_observation_is_one_hot():
     space = spaces.Discrete(3, start=1)
     assert encode(space, torch.tensor([3, 1]).numpy()).tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+BOX, IMAGE = spaces.Box(-1, 1, (2, 3)), spaces.Box(0, 255, (8, 8, 3), np.uint8)
+FLAT = {
+    "box": BOX,
+    "integers": spaces.Box(-3, 3, (4,), np.int64),
+    "memory": spaces.Box(0, 255, (16,), np.uint8),  # bytes, but no image
+    "discrete": spaces.Discrete(3, start=-1),
+    "several": spaces.MultiDiscrete([2, 3], start=[0, 5]),
+    "grid": spaces.MultiDiscrete([[2, 3], [4, 2]]),
+    "bits": spaces.MultiBinary([2, 2]),
+    "tuple": spaces.Tuple((spaces.Discrete(2), BOX)),
+    "dict": spaces.Dict(
+        {
+            "z": BOX,
+            "a": spaces.Dict({"deep": spaces.Tuple((spaces.MultiBinary(2),))}),
+            "k": spaces.MultiDiscrete([3, 2]),
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_observations_are_flattened_as_by_gymnasium(name):
+    space = FLAT[name]
+    space.seed(0)
+    samples = [space.sample() for _ in range(5)]
+    batch = concatenate(space, samples, create_empty_array(space, 5))
+    expected = np.stack([spaces.flatten(space, sample) for sample in samples])
+    vectors = encode(space, batch)
+    np.testing.assert_array_equal(vectors, expected.astype(np.float32))
+    assert vectors.dtype == np.float32 and vectors.shape == (5, observation_size(space))
+
+
+@pytest.mark.parametrize(
+    ("space", "says"),
+    [
+        (IMAGE, "images"),
+        (spaces.Dict({"camera": IMAGE, "speed": BOX}), "FlattenObservation"),
+        (spaces.Text(5), "Dict or Tuple of these"),
+        (spaces.Tuple((BOX, spaces.Sequence(BOX))), "not supported"),
+    ],
+    ids=str,
+)
+def test_observations_that_are_no_vector_are_refused(space, says):
+    with pytest.raises(ValueError, match=says):
+        observation_size(space)

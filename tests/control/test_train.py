@@ -59,6 +59,18 @@ def test_same_seed_same_run():
     assert not first[0].equal(other[0]) and first[1] != other[1]
 
 
+def test_the_first_run_of_a_process_is_the_same_as_a_later_one(monkeypatch):
+    """The first one begins with as many threads as there are cores."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        states = [RunState(tuned(preset("ppo"), eval_episodes=2)) for _ in range(2)]
+    finally:
+        torch.set_num_threads(before)
+    assert weights(states[0].trainer).equal(weights(states[1].trainer))
+
+
 def test_workers_of_different_ranks_have_different_streams():
     first, second = (Trainer(preset("ppo"), rank=rank) for rank in (0, 1))
     assert weights(first).equal(weights(second))
@@ -206,6 +218,9 @@ def test_the_run_folder_is_complete(tmp_path, capsys):
         "config.yaml",
         "config.signature",
         "metrics.jsonl",
+        "training.actions",
+        "evaluation.actions",
+        "best",
         "policy",
         "curve.svg",
     }

@@ -153,3 +153,11 @@ def test_a_resumed_run_remembers_what_it_warned_of(config, capsys):
     assert capsys.readouterr().out.count("did not differ") == 1
     lines = read_jsonl(run.path / "metrics.jsonl")
     assert [line.get("score_constant") for line in lines] == [None, None, 1.0, None]
+
+
+def test_bf16_on_a_cpu_without_its_instructions(monkeypatch):
+    for capability, warned in (("AVX2", True), ("AVX512", False)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda c=capability: c)
+        lines = first_rollout(ROLLOUT, replace(preset("rloo"), bf16=True, device="cpu"), 1)
+        assert any("no instructions for bfloat16" in line for line in lines) == warned
+    assert not any("bfloat16" in line for line in first_rollout(ROLLOUT, preset("rloo"), 1))

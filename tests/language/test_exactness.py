@@ -11,9 +11,10 @@ import torch
 
 from rlhf_pg.core.algorithms import LearnerConfig, algorithm
 from rlhf_pg.core.learner import Learner, estimate_advantages
+from rlhf_pg.core.losses import policy_gradient_loss, ppo_clip_loss
 from rlhf_pg.language import models
 from rlhf_pg.language.policy import LanguagePolicy
-from rlhf_pg.language.rollout import language_rollout, reference_logprobs
+from rlhf_pg.language.rollout import language_rollout, reference_logprobs, score
 from rlhf_pg.language.sampling import Completions, encode
 from support.language import tiny_lm, with_values
 
@@ -35,6 +36,19 @@ class Task:
         self.reference = LanguagePolicy(other, critic="none")
         self.scores = torch.randn(len(self.completions), generator=torch.Generator().manual_seed(0))
         self.eos = eos
+        prefixes = sorted({c[:n] for c in self.completions for n in range(1, len(c) + 1)})
+        numbers = torch.randn(len(prefixes), generator=torch.Generator().manual_seed(1))
+        self.of_prefix = dict(zip(prefixes, numbers.tolist(), strict=True))
+
+    def process_reward(self, completion_ids, **columns):
+        """A number for every token, which depends on it and on those before it."""
+        return [
+            [self.of_prefix[tuple(ids[: t + 1])] for t in range(len(ids))] for ids in completion_ids
+        ]
+
+    def look_ahead(self, completion_ids, **columns):
+        """The same numbers, each one token early: that of a token depends on the next one."""
+        return [row[1:] + row[:1] for row in self.process_reward(completion_ids)]
 
     def logprob(self, policy):
         """log p of each completion, by plain forwards of the model, one for each length."""
@@ -46,13 +60,15 @@ class Task:
             total.append(logp.gather(2, tokens[..., None]).sum((1, 2)))
         return torch.cat(total)
 
-    def exact_gradient(self):
+    def exact_gradient(self, scores=None):
+        """Of J, for these scores of the completions."""
+        scores = self.scores if scores is None else scores
         logp, ref = self.logprob(self.policy), self.logprob(self.reference).detach()
-        objective = (logp.exp() * (self.scores - BETA * (logp - ref))).sum()
+        objective = (logp.exp() * (scores - BETA * (logp - ref))).sum()
         return torch.autograd.grad(objective, list(self.policy.model.parameters()))
 
-    def rollout(self, **options):
-        """The completions as if they had been sampled."""
+    def rollout(self, reward=None, **options):
+        """The completions as if they had been sampled, with the scores of a reward."""
         rows = len(self.completions)
         lengths = torch.tensor([len(c) for c in self.completions])
         ids = torch.tensor([[*c, *[0] * (3 - len(c))] for c in self.completions])
@@ -73,16 +89,30 @@ class Task:
             done.logprobs = reference_logprobs(self.policy, done)
             done.values = values
         ref_logprobs = reference_logprobs(self.reference, done)
-        return language_rollout(done, self.scores, ref_logprobs, BETA, **options)
+        scores = self.scores if reward is None else score(reward, None, done, {}, None, 0.0).rewards
+        return language_rollout(done, scores, ref_logprobs, BETA, **options)
 
-    def expected_gradient(self, config):
-        """sum_y p(y) * gradient of the policy's loss on y."""
-        rollout = self.rollout()
-        advantages, _ = estimate_advantages(rollout, config)
-        logprobs = self.policy.evaluate(rollout).logprobs
+    def expected_gradient(self, config, reward=None):
+        """sum_y p(y) * gradient of the policy's loss on y; if groups are compared, over all pairs
+        of y and another sample y', each with the probability p(y) p(y')."""
+        rollout = self.rollout(reward)
         probs = self.logprob(self.policy).exp().detach()
-        objective = (probs[:, None] * logprobs * advantages)[rollout.mask].sum()
-        return torch.autograd.grad(objective, list(self.policy.model.parameters()))
+        count = len(probs)
+        if config.baseline == "leave-one-out":
+            rows = torch.cartesian_prod(torch.arange(count), torch.arange(count)).flatten()
+            pairs = rollout[rows]
+            pairs.group_size = 2
+            advantages = estimate_advantages(pairs, config)[0][::2].reshape(count, count, -1)
+            advantages = torch.einsum("j,ijt->it", probs, advantages)
+        else:
+            advantages, _ = estimate_advantages(rollout, config)
+        new, weighed = self.policy.evaluate(rollout).logprobs, probs[:, None] * advantages * count
+        if config.clip is None:
+            loss = policy_gradient_loss(new, weighed, rollout.mask, "episode")
+        else:
+            old = rollout.logprobs
+            loss = ppo_clip_loss(new, old, weighed, rollout.mask, config.clip, "episode")
+        return torch.autograd.grad(-loss, list(self.policy.model.parameters()))
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +157,29 @@ def test_the_expected_gradient_is_exact_whatever_the_critic_says(task, config):
 
 def test_a_wrong_critic_with_lambda_below_one_biases_the_gradient(task):
     assert error(task.expected_gradient(LearnerConfig(lam=0.5)), task.exact_gradient()) > 0.1
+
+
+PER_TOKEN = {
+    "reinforce": algorithm("reinforce"),
+    "reinforce-baseline": algorithm("reinforce-baseline"),
+    "rloo": algorithm("rloo"),
+    "ppo": algorithm("ppo", lam=1.0, whiten_advantages=False),
+}
+
+
+@pytest.mark.parametrize("name", PER_TOKEN)
+def test_rewards_per_token_have_the_exact_gradient(task, name):
+    """A reward function that gives a list for each completion; its sum is the score."""
+    ids = [list(completion) for completion in task.completions]
+    totals = torch.tensor([sum(row) for row in task.process_reward(ids)])
+    exact = task.exact_gradient(totals)
+    assert error(task.expected_gradient(PER_TOKEN[name], task.process_reward), exact) < 1e-3
+
+
+def test_a_reward_of_a_token_must_not_depend_on_later_tokens(task):
+    """Reward-to-go leaves out the rewards before a token, which it then has a part in."""
+    ids = [list(completion) for completion in task.completions]
+    totals = torch.tensor([sum(row) for row in task.look_ahead(ids)])
+    exact = task.exact_gradient(totals)
+    assert error(task.expected_gradient(PER_TOKEN["reinforce"], task.look_ahead), exact) > 0.1
+    assert error(task.expected_gradient(PER_TOKEN["rloo"], task.look_ahead), exact) < 1e-3

@@ -8,6 +8,7 @@ import torch
 from rlhf_pg.core.algorithms import algorithm
 from rlhf_pg.core.learner import Learner
 from rlhf_pg.language import models
+from rlhf_pg.language import policy as policy_module
 from rlhf_pg.language.config import TrainConfig
 from rlhf_pg.language.policy import LanguagePolicy, policy_from_folder
 from rlhf_pg.language.rollout import language_rollout, reference_logprobs, unscored
@@ -202,3 +203,46 @@ def test_a_value_head_is_saved_and_read_back(policy, llama, tokenizer, tmp_path)
 def test_a_temperature_of_zero_is_refused(llama):
     with pytest.raises(ValueError, match="temperature must be above 0"):
         LanguagePolicy(llama, temperature=0)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_what_is_kept_for_the_backward_pass_is_about_what_was_reckoned(tokenizer, kind):
+    model = tiny_lm(kind, tokenizer, n_layer=6, num_hidden_layers=6)
+    policy = LanguagePolicy(model)
+    rollout = rollout_of(policy, tokenizer)
+    kept = {}
+
+    def note(x):
+        if not isinstance(x, torch.nn.Parameter):
+            storage = x.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        graph = policy.evaluate(rollout)
+    assert graph.logprobs.requires_grad
+    reckoned = policy_module.ACTIVATIONS / policy.rows_at_once(rollout) * len(rollout)
+    assert 0.5 < sum(kept.values()) / reckoned < 2
+
+
+def test_a_large_minibatch_is_computed_in_parts(monkeypatch, tokenizer):
+    """The step is the same; only the memory is not."""
+    metrics, parts = [], [[]]
+    evaluate = LanguagePolicy.evaluate
+
+    def counted(self, rollout):
+        parts[-1].append(len(rollout))
+        return evaluate(self, rollout)
+
+    monkeypatch.setattr(LanguagePolicy, "evaluate", counted)
+    for size in (2**29, 2**17):
+        monkeypatch.setattr(policy_module, "ACTIVATIONS", size)
+        policy = LanguagePolicy(tiny_lm("llama", tokenizer), critic="none")
+        rollout = rollout_of(policy, tokenizer)
+        learner = Learner(policy, algorithm("reinforce"))
+        learner.micro_rows = policy.rows_at_once(rollout)
+        parts.append([])  # those of this update
+        metrics.append(learner.update(rollout))
+        parts.append([])
+    assert parts[1] == [len(ROWS)] and len(parts[3]) > 1 and sum(parts[3]) == len(ROWS)
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-4, abs=1e-6)

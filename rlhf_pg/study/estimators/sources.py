@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf_pg.control.collect import Collector, make_environments
+from rlhf_pg.control.collect import Collector, introduce, make_environments
 from rlhf_pg.control.config import ControlConfig
 from rlhf_pg.control.config import preset as control_preset
 from rlhf_pg.control.policy import ActorCritic
@@ -275,7 +275,9 @@ class Environment(Source):
 
 def trained_environment(config: EstimatorsConfig) -> Environment:
     """`config.env` after `probe_steps` of a2c; raises ValueError for an unknown environment."""
-    run = replace(control_preset("a2c", str(config.env)), seed=config.seed)
+    env, options = str(config.env), config.env_options
+    introduce(env, options)
+    run = replace(control_preset("a2c", env), env_options=options, seed=config.seed)
     trainer = Trainer(run)
     while trainer.steps < config.probe_steps:
         trainer.step()
