@@ -28,7 +28,7 @@ def test_a_config_has_the_settings_of_its_algorithm(name, critic, samples, epoch
     config = TrainConfig(algorithm=name)
     assert config == preset(name)
     assert (config.critic, config.samples_per_prompt) == (critic, samples)
-    lr = 2.5e-4 if name in ("dapo", "cispo") else 5e-4
+    lr = {"dapo": 2.5e-4, "cispo": 1.25e-4}.get(name, 5e-4)
     assert config.learner == replace(ALGORITHMS[name], lr=lr, gamma=1.0, epochs=epochs)
     check(config)
 
