@@ -24,6 +24,7 @@ from rlhf_pg.language.train import train
 from rlhf_pg.runs import read_jsonl
 
 COLUMNS = ("score", "gold", "kl", "entropy", "seconds")
+VARIANTS = ("dr-grpo", "dapo", "gspo", "cispo")  # in data/results/variants.md
 HEAD = """# Language: algorithms on film notes
 
 `scripts/demo && .venv/bin/python scripts/benchmark_language.py{given}`, {seeds} seeds,
@@ -42,7 +43,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="Runs of each, usually 3 to 5.")
     parser.add_argument("--iterations", type=int, default=60, help="Rollouts, usually 60.")
     names = list(ALGORITHMS)
-    parser.add_argument("--algorithms", nargs="+", default=names, choices=names, metavar="NAME")
+    usual = [name for name in names if name not in VARIANTS]
+    parser.add_argument("--algorithms", nargs="+", default=usual, choices=names, metavar="NAME")
     parser.add_argument("--output", type=Path, default=Path("data/results/language.md"))
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -94,7 +94,7 @@ class LearnerConfig(Options):
     """Gradient steps per pass, usually 1 to 8."""
     micro_rows: int | None = option(None, at_least=1)
     """Maximum rows per forward pass, to limit memory; the gradient is the same. By default, text
-    takes as many as keep about 0.5 GB for the backward pass, and control all."""
+    takes as many as keep about 1 GB for the backward pass, and control all."""
     target_kl: float | None = option(None, above=0)
     """Stop the epochs once KL(old || new) exceeds 1.5 times this, usually 0.01 to 0.05."""
     critic_warmup: int = option(0, at_least=0)

@@ -20,7 +20,7 @@ from rlhf_pg.language import models
 from rlhf_pg.language.config import Critic, TrainConfig
 from rlhf_pg.language.token_logprobs import token_logprobs
 
-ACTIVATIONS = 2**29  # bytes kept for the backward pass of one part of a minibatch
+ACTIVATIONS = 2**30  # bytes kept for the backward pass of one part of a minibatch
 GROUP_OVERHEAD = 256  # what one more forward pass costs, in tokens
 
 

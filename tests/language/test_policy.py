@@ -235,7 +235,7 @@ def test_a_large_minibatch_is_computed_in_parts(monkeypatch, tokenizer):
         return evaluate(self, rollout)
 
     monkeypatch.setattr(LanguagePolicy, "evaluate", counted)
-    for size in (2**29, 2**17):
+    for size in (2**30, 2**17):
         monkeypatch.setattr(policy_module, "ACTIVATIONS", size)
         policy = LanguagePolicy(tiny_lm("llama", tokenizer), critic="none")
         rollout = rollout_of(policy, tokenizer)
