@@ -52,7 +52,6 @@ def test_tuned_values_go_to_the_part_that_has_the_field():
         ({"algorithm": "a3c", "target_entropy": 0.3}, "unset target_entropy"),
         ({"env": "CartPole-v9"}, "CartPole-v"),
         ({"env": "Cartpole-v1"}, "did you mean 'CartPole-v1'"),
-        ({"env": "Blackjack-v1"}, "observation space"),
         ({"env_options": {"wheels": 3}}, "wheels"),
     ],
 )

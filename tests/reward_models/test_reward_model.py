@@ -183,7 +183,7 @@ def test_a_save_that_fails_leaves_the_old_model_and_no_half(tmp_path):
         model.save_pretrained(tmp_path / "rm")
     assert [path.name for path in tmp_path.iterdir()] == ["rm"]
     again = RewardModel.from_pretrained(tmp_path / "rm", device="cpu")
-    assert again(PROMPTS, COMPLETIONS) == before
+    assert again(PROMPTS, COMPLETIONS) == pytest.approx(before, abs=1e-5)
     model.report, model.mean = {}, 7.0
     model.save_pretrained(tmp_path / "rm")
     assert RewardModel.from_pretrained(tmp_path / "rm", device="cpu").mean == 7.0
