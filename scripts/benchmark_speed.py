@@ -263,27 +263,27 @@ def growth(steps: int) -> None:
     """Print tokens per second of the tiny model, by the number and the length of completions."""
     import torch
 
-    from rlhf_pg.language.config import TrainConfig
-    from rlhf_pg.language.train import Trainer
-
     torch.set_num_threads(1)
     print("| completions | tokens each | s/step | tokens/s |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         make_tiny(Path(folder), positions=512)
         for rows, tokens in [(2**n, 32) for n in range(5, 10)] + [(64, 2**n) for n in range(4, 9)]:
-            config = TrainConfig(
-                algorithm="rloo", model=folder, data=f"{folder}/prompts.jsonl", rows=rows,
-                max_new_tokens=tokens, reward=f"{__file__}:reward", kl_coef=0.05,
-            )  # fmt: skip
-            trainer, seconds = Trainer(config, reward), []
-            for _ in range(steps + 1):
-                began = time.perf_counter()
-                trainer.step()
-                seconds.append(time.perf_counter() - began)
-            median = statistics.median(seconds[1:])
+            config = config_of("rloo", folder, f"{folder}/prompts.jsonl", rows, tokens)
+            median = statistics.median(seconds_of_steps(config, steps + 1)[1:])
             print(
                 f"| {rows} | {tokens} | {median:.3f} | {rows * tokens / median:,.0f} |", flush=True
             )
+
+
+def seconds_of_steps(config: "TrainConfig", steps: int) -> list[float]:
+    from rlhf_pg.language.train import Trainer
+
+    trainer, seconds = Trainer(config, reward), []
+    for _ in range(steps):
+        began = time.perf_counter()
+        trainer.step()
+        seconds.append(time.perf_counter() - began)
+    return seconds
 
 
 def memory() -> None:
@@ -300,8 +300,6 @@ def work_memory(critic: str) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from rlhf_pg.language import models
-    from rlhf_pg.language.config import TrainConfig
-    from rlhf_pg.language.train import Trainer
 
     with tempfile.TemporaryDirectory() as folder:
         make_tiny(Path(folder))  # for its tokenizer and prompts
@@ -309,16 +307,8 @@ def work_memory(critic: str) -> None:
         torch.manual_seed(0)
         ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
         models.save(Path(folder), GPT2LMHeadModel(GPT2Config(bos_token_id=None, **ids)), tokenizer)
-        config = TrainConfig(
-            algorithm="ppo", model=folder, data=f"{folder}/prompts.jsonl", rows=8, critic=critic,
-            max_new_tokens=256, reward=f"{__file__}:reward", kl_coef=0.05,
-        )  # fmt: skip
-        config.learner.lr, config.learner.epochs, config.learner.minibatches = 1e-5, 1, 1
-        trainer, seconds = Trainer(config, reward), []
-        for _ in range(2):
-            began = time.perf_counter()
-            trainer.step()
-            seconds.append(time.perf_counter() - began)
+        shape = "ppo1s" if critic == "shared" else "ppo1"
+        seconds = seconds_of_steps(config_of(shape, folder, f"{folder}/prompts.jsonl", 8, 256), 2)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"| {critic} | {peak:.1f} | {min(seconds):.0f} |")
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from reward_models.pretrained import limit_threads
 from rlhf_pg.language import models
 from rlhf_pg.language.policy import LanguagePolicy
 from rlhf_pg.language.rollout import Reward
@@ -35,10 +34,8 @@ def small_task(seed: int = 0, max_new_tokens: int = 4) -> SmallTask:
     """
     tokenizer = models.train_tokenizer([WORDS], "word")
     with torch.random.fork_rng(devices=[]):
-        model = random_llama(tokenizer, seed, noise=0.15)
-        limit_threads(model)
         return SmallTask(
-            policy=LanguagePolicy(model),
+            policy=LanguagePolicy(random_llama(tokenizer, seed, noise=0.15)),
             reference=LanguagePolicy(random_llama(tokenizer, seed), critic="none"),
             tokenizer=tokenizer,
             prompt="film",

@@ -12,7 +12,7 @@ from reward_models.combine import WeightedSum
 from reward_models.state import random_state
 from rlhf_pg.checkpoint import Stopped
 from rlhf_pg.core.algorithms import ALGORITHMS
-from rlhf_pg.language import models
+from rlhf_pg.language import models, policy
 from rlhf_pg.language.config import preset
 from rlhf_pg.language.rollout import differing_groups
 from rlhf_pg.language.sampling import completion_texts, encode
@@ -232,6 +232,14 @@ def test_an_adaptive_coefficient_moves_as_the_paper_says(config_of):
     error = min(max(first["kl"] / 2.0 - 1, -0.2), 0.2)
     assert first["kl_coef"] == 0.2
     assert second["kl_coef"] == pytest.approx(0.2 * (1 + error * 16 / 100))
+
+
+def test_an_update_takes_as_many_rows_at_once_as_memory_allows_or_is_asked(config_of, monkeypatch):
+    monkeypatch.setattr(policy, "ACTIVATIONS", 1)  # byte
+    for asked, rows in ((None, 1), (3, 3)):
+        trainer = Trainer(config_of("rloo", learner_micro_rows=asked), count_good)
+        trainer.step()
+        assert trainer.learner.micro_rows == rows
 
 
 def test_the_same_seed_is_the_same_run_bit_for_bit(config_of, tmp_path):

@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from reward_models.files import saved_text
-from reward_models.pretrained import limit_threads
 from rlhf_pg.progress import console, number
 from rlhf_pg.runs import Run, options_of
 from rlhf_pg.study import tasks
@@ -42,9 +41,7 @@ Entry = Mapping[str, Any]
 def main(config: EstimatorsConfig) -> dict[str, Any]:
     """Measure, save and print; returns what is saved."""
     config.check()
-    source = open_source(config)
-    limit_threads(source.policy)
-    result = measure(source)
+    result = measure(open_source(config))
     if config.model and config.output is None and options_of(config.model):
         folder = Path(config.model)
     else:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reward_models.pretrained import limit_threads
 from rlhf_pg.control.collect import Collector, introduce, make_environments
 from rlhf_pg.control.config import ControlConfig
 from rlhf_pg.control.config import preset as control_preset
@@ -127,6 +128,7 @@ class Enumerated(Source):
         self.policy = LanguagePolicy(task.policy.model, critic="detached")
         self.ppo = preset("ppo").learner
         self.generator = torch.Generator().manual_seed(config.seed)
+        limit_threads(self.policy)
         self.exact = self._oracle(self.policy)
         self.values = {"zero": torch.zeros_like(self.exact.values), "exact": self.exact.values}
         self.fit_critic(lr=0.02)
